@@ -1,0 +1,131 @@
+/* What the boot loader left for us: command line, boot module, RSDP. Read before anything is written outside the image. */
+#include "executor.h"
+
+#define PARK_BASE 0x400000ull           /* where a badly placed module goes: [4 MiB, 8 MiB) */
+#define PARK_SIZE 0x400000ull
+
+u32 boot_kind, boot_information, boot_extra;
+struct boot_info boot;
+
+static u64 read64(const u8 *at)
+{
+    u64 value;
+    memcpy(&value, at, 8);
+    return value;
+}
+static u32 read32(const u8 *at)
+{
+    u32 value;
+    memcpy(&value, at, 4);
+    return value;
+}
+
+/* The only option: uart=0x2f8. */
+static void read_command_line(const char *text)
+{
+    for (u32 i = 0; i < 4096 && text[i]; i++) {
+        if (text[i] != 'u' || text[i + 1] != 'a' || text[i + 2] != 'r' || text[i + 3] != 't' || text[i + 4] != '=')
+            continue;
+        u32 at = i + 5, port = 0;
+        if (text[at] == '0' && (text[at + 1] | 0x20) == 'x')
+            at += 2;
+        for (u32 digits = 0; digits < 4; digits++, at++) {
+            char c = text[at] | 0x20;
+            if (text[at] >= '0' && text[at] <= '9')
+                port = port * 16 + (u32)(text[at] - '0');
+            else if (c >= 'a' && c <= 'f')
+                port = port * 16 + (u32)(c - 'a' + 10);
+            else
+                break;
+        }
+        if (port >= 0x100 && port <= 0xFFF8)
+            boot.uart_port = (u16)port;
+        return;
+    }
+}
+
+static void read_multiboot1(const u8 *info)
+{
+    u32 flags = read32(info);
+    if (flags & 1 << 2)
+        read_command_line((const char *)(u64)read32(info + 16));
+    if (flags & 1 << 3 && read32(info + 20)) {
+        const u8 *module = (const u8 *)(u64)read32(info + 24);
+        boot.bundle = read32(module);
+        boot.bundle_size = read32(module + 4) - read32(module);
+    }
+}
+
+static void read_multiboot2(const u8 *info)
+{
+    u32 size = read32(info), offset = 8;
+    for (u32 tags = 0; tags < 256 && offset + 8 <= size; tags++) {
+        const u8 *tag = info + offset;
+        u32 type = read32(tag), tag_size = read32(tag + 4);
+        if (type == 0 || tag_size < 8)
+            break;
+        if (type == 1)
+            read_command_line((const char *)tag + 8);
+        if (type == 3 && !boot.bundle_size) {
+            boot.bundle = read32(tag + 8);
+            boot.bundle_size = read32(tag + 12) - read32(tag + 8);
+        }
+        if (type == 14 || type == 15)
+            boot.rsdp = (u64)tag + 8;
+        offset += (tag_size + 7) & ~7u;
+    }
+}
+
+static void read_pvh(const u8 *info)
+{
+    if (read32(info) != 0x336EC578)
+        return;
+    if (read32(info + 12)) {
+        const u8 *module = (const u8 *)read64(info + 16);
+        boot.bundle = read64(module);
+        boot.bundle_size = read64(module + 8);
+    }
+    if (read64(info + 24))
+        read_command_line((const char *)read64(info + 24));
+    boot.rsdp = read64(info + 32);
+}
+
+static int overlaps(u64 base, u64 size) { return boot.bundle < base + size && base < boot.bundle + boot.bundle_size; }
+
+/* The module must not lie where scenarios write, nor in our image, nor above the 4 GiB we map. */
+static void place_bundle(void)
+{
+    if (!boot.bundle_size)
+        return;
+    u64 image = (u64)image_start, image_size = (u64)(image_end - image_start);
+    if (boot.bundle >= 1ull << 32 || boot.bundle_size >= 1ull << 31 || overlaps(image, image_size) || overlaps(0, 0x1000)) {
+        boot.complaint = "bundle refused: the boot module lies in the executor's memory or above 4 GiB";
+    } else if (overlaps(ARENA_BASE, ARENA_SIZE) || overlaps(LOW_BASE, LOW_SIZE) || overlaps(TRAMPOLINE_PA, 0x1000)) {
+        if (boot.bundle_size <= PARK_SIZE) {
+            memmove((void *)PARK_BASE, (const void *)boot.bundle, boot.bundle_size);
+            boot.bundle = PARK_BASE;
+            return;
+        }
+        boot.complaint = "bundle refused: the boot module overlaps the arena and is larger than 4 MiB";
+    } else {
+        return;
+    }
+    boot.bundle = boot.bundle_size = 0;
+}
+
+void read_boot_info(void)
+{
+    boot.uart_port = 0x3F8;
+    const u8 *info = (const u8 *)(u64)boot_information;
+    if (boot_kind == BOOT_MULTIBOOT1)
+        read_multiboot1(info);
+    else if (boot_kind == BOOT_MULTIBOOT2)
+        read_multiboot2(info);
+    else if (boot_kind == BOOT_PVH)
+        read_pvh(info);
+    else if (boot_kind == BOOT_BIOS) {
+        boot.bundle = boot_information;
+        boot.bundle_size = boot_extra;
+    }
+    place_bundle();
+}

@@ -1,0 +1,27 @@
+/* From the first C instruction to serving requests. */
+#include "executor.h"
+
+void executor_main(void) __attribute__((noreturn));
+
+void executor_main(void)
+{
+    memset(cpu_at(0), 0, sizeof(struct cpu));
+    load_descriptors(0);                /* first, so that a fault in what follows can be told */
+    crc_start();
+    uart_start(0x3F8);
+    read_boot_info();
+    if (boot.uart_port != 0x3F8)
+        uart_start(boot.uart_port);
+    enable_features();
+    apic_start();
+    choose_host_items();
+    __asm__ volatile("movq %0, %%dr7" : : "r"(0x400ull));
+    __asm__ volatile("movq %0, %%dr6" : : "r"(0xFFFF0FF0ull));
+    read_sane_state(&boot_state);
+    start_cpu2();
+    send_hello(0, 0);
+    if (boot.complaint)
+        send_note(boot.complaint);
+    run_bundle();
+    serve();
+}

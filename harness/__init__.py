@@ -1,0 +1,14 @@
+"""The public face of the harness: everything that a suite may import."""
+
+from harness.clauses import clause
+from harness.code import CodeResult, MsrResult
+from harness.exit import Exit
+from harness.expect import AnyOf, Masked, Match, any_of, masked, sign_extended, unchanged, unwritten, written
+from harness.guest import Guest
+from harness.l1 import L1
+from harness.svm import VMEXIT, Vmcb
+
+__all__ = [
+    "L1", "VMEXIT", "AnyOf", "CodeResult", "Exit", "Guest", "Masked", "Match", "MsrResult", "Vmcb",
+    "any_of", "clause", "masked", "sign_extended", "unchanged", "unwritten", "written",
+]  # fmt: skip

@@ -1,0 +1,191 @@
+"""One test, attempted: on a shared boot first, and once more on a fresh boot before anything new is reported of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from harness.asm import AssemblyError
+from harness.evidence import failure_text, gather
+from harness.expect import take_mismatches
+from harness.l1 import L1
+from harness.record import BaselineRef, Check, Evidence, Fresh, Result
+from harness.session import ExecutorRefused, TargetLost
+from harness.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
+from harness.worker import Worker
+
+
+class Decided:
+    """What came of a test: its verdict, what is news, and the evidence."""
+
+    def __init__(
+        self, worker: Worker, test: str, attempt: Attempt, verdicts: Sequence[ClauseVerdict], fresh: Fresh, l1: L1
+    ) -> None:
+        self._worker = worker
+        self._test = test
+        self._attempt = attempt
+        self._verdicts = verdicts
+        self._fresh = fresh
+        self._l1 = l1
+        self.verdict, self.news = overall(verdicts)
+        deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
+        self._evidence: list[Evidence] = gather(attempt, l1) if deviates else []
+
+    def result(self, duration_s: float) -> Result:
+        """The line of the run record."""
+        settings = self._worker.settings
+        return Result(
+            test=self._test,
+            target=settings.target,
+            verdict=self.verdict,
+            worker=settings.worker,
+            clauses=[v.clause for v in self._verdicts if not v.universal],
+            news=self.news,
+            reason=self._attempt.reason or next((v.summary for v in self._verdicts if v.news in ("new", "known")), ""),
+            duration_s=round(duration_s, 4),
+            scenario=self._l1.digests[-1] if self._l1.digests else "",
+            checks=[_check(verdict) for verdict in self._verdicts],
+            evidence=self._evidence,
+            fresh=self._fresh,
+            rerun=self._worker.rerun(self._test),
+        )
+
+    def raise_outcome(self) -> None:
+        """Tells pytest: new and mended deviations fail, known ones are expected failures, the rest passes."""
+        if self._attempt.verdict == "SKIP":
+            pytest.skip(self._attempt.reason)
+        if self._attempt.verdict == "ERROR" and self._attempt.error is not None:
+            raise self._attempt.error
+        if self.news == "known":
+            pytest.xfail("; ".join(dict.fromkeys(v.deviation.reason for v in self._verdicts if v.deviation)))
+        if self.news in ("new", "mended") or self._attempt.verdict == "MISS":
+            machine = self._worker.machine()
+            rerun = self._worker.rerun(self._test)
+            pytest.fail(
+                failure_text(self._verdicts, self._worker.clauses, self._evidence, machine, rerun), pytrace=False
+            )
+
+
+class Attempts:
+    """Runs a test's function, twice where it must be."""
+
+    def __init__(self, worker: Worker, item: pytest.Function, l1: L1, clauses: list[str]) -> None:
+        self._worker = worker
+        self._item = item
+        self._l1 = l1
+        self._clauses = clauses
+
+    def run(self) -> Decided:
+        """Attempts the test; a new deviation seen on a shared boot is repeated on a fresh one, whose verdict counts."""
+        first, was_fresh = self._attempt()
+        verdicts = judge(first, self._clauses, self._item.nodeid, self._worker.baseline)
+        fresh = Fresh(state="not-needed")
+        last = first
+        if needs_fresh_boot(verdicts) and not was_fresh:
+            self._worker.session.restart("a deviation is repeated on a fresh boot")
+            last, _ = self._attempt()
+            verdicts = judge(last, self._clauses, self._item.nodeid, self._worker.baseline)
+            same = last.signature() == first.signature()
+            fresh = Fresh(state="same" if same else "differs", shared_verdict=first.verdict, shared_reason=first.reason)
+        return Decided(self._worker, self._item.nodeid, last, verdicts, fresh, self._l1)
+
+    def _attempt(self) -> tuple[Attempt, bool]:
+        """One try, and whether it had a boot of its own."""
+        marked = self._item.get_closest_marker
+        worker, l1 = self._worker, self._l1
+        try:
+            worker.use_cpus(2 if marked("two_cpus") else worker.settings.cpus)
+            l1.session = worker.session
+            was_fresh = self._prepare_boot(wants_own=marked("fresh_boot") is not None)
+        except TargetLost as lost:
+            return _of_lost(lost, l1), True
+        l1.reset()
+        take_mismatches()
+        attempt = self._call()
+        if (dirties := marked("dirties")) and worker.session.running:
+            worker.session.running.dirty = str(dirties.args[0]) if dirties.args else "the test leaves state behind"
+        if attempt.verdict in ("FAIL", "PASS") and l1.universal and worker.session.running:
+            attempt = Attempt(
+                attempt.verdict, attempt.reason, attempt.mismatch, dict(l1.universal), error=attempt.error
+            )
+        return attempt, was_fresh
+
+    def _prepare_boot(self, *, wants_own: bool) -> bool:
+        session = self._worker.session
+        running = session.running
+        if running is not None and running.scenarios:
+            if running.dirty:
+                session.restart(running.dirty)
+            elif self._worker.settings.fresh_boot == "always":
+                session.restart("a boot for every test")
+            elif wants_own:
+                session.restart("this test starts on a boot of its own")
+        boots = session.boots
+        boot = session.boot
+        if session.boots != boots and boots == 0:
+            self._worker.write_target()
+        return boot.scenarios == 0
+
+    def _call(self) -> Attempt:
+        arguments = {name: self._item.funcargs[name] for name in self._item._fixtureinfo.argnames}
+        try:
+            self._skip_where_not_offered()
+            self._item.obj(**arguments)
+        except TargetLost as lost:
+            return _of_lost(lost, self._l1)
+        except AssertionError as error:
+            mismatches = take_mismatches()
+            mismatch = mismatches[-1] if mismatches else None
+            reason = _first_bad_row(mismatch) if mismatch is not None else _one_line(error)
+            return Attempt("FAIL", reason, mismatch, error=error)
+        except pytest.skip.Exception as skipped:
+            return Attempt("SKIP", str(skipped.msg))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (ExecutorRefused, AssemblyError) as error:
+            return Attempt("ERROR", str(error), error=error)
+        except Exception as error:
+            return Attempt("ERROR", f"{type(error).__name__}: {_one_line(error)}", error=error)
+        if not self._l1.digests:
+            return Attempt(
+                "ERROR", "the test asked the target nothing", error=AssertionError("the test asked the target nothing")
+            )
+        return Attempt("PASS")
+
+    def _skip_where_not_offered(self) -> None:
+        for name in self._clauses:
+            condition = self._worker.clauses[name].condition
+            holds, reason = self._l1.cpuid.evaluate_condition(condition)
+            if not holds:
+                pytest.skip(f"{name} asks for {condition}: {reason}")
+
+
+def _of_lost(lost: TargetLost, l1: L1) -> Attempt:
+    take_mismatches()
+    return Attempt(
+        lost.verdict, lost.reason, frames=lost.frames, log=lost.log, error=lost, universal=dict(l1.universal)
+    )
+
+
+def _first_bad_row(mismatch: Any) -> str:
+    bad = next((row for row in mismatch.rows if not row.ok), None)
+    return f"{bad.name}: expected {bad.expected}, got {bad.got}" if bad else mismatch.title
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def _check(verdict: ClauseVerdict) -> Check:
+    known = verdict.deviation
+    return Check(
+        clause=verdict.clause,
+        verdict=verdict.verdict,
+        news=verdict.news,
+        universal=verdict.universal,
+        baseline=BaselineRef(reason=known.reason, reference=known.reference) if known else None,
+        summary=verdict.summary,
+    )

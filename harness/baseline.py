@@ -1,0 +1,101 @@
+"""Baselines: what is known to deviate on a target, with a reason. Strict: a deviation that is gone is reported as
+well."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_KNOWN = {"clause", "tests", "verdict", "reason", "reference", "versions"}
+_PART = re.compile(r"(>=|<=|==|<|>)\s*(\d+(?:\.\d+)*)")
+
+
+class BaselineError(Exception):
+    """A baseline file is wrong. The text is one for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """One known deviation. `tests` are node ids behind the "::", `*` standing for anything; empty: every test."""
+
+    clause: str
+    reason: str
+    reference: str
+    verdict: str = "FAIL"
+    tests: tuple[str, ...] = ()
+    versions: str = ""
+
+    def covers(self, clause: str, test: str) -> bool:
+        """True if it speaks of that clause in that test (a node id)."""
+        name = test.rpartition("::")[2]
+        return self.clause == clause and (not self.tests or any(_like(pattern, name) for pattern in self.tests))
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The known deviations of one target at one version."""
+
+    deviations: tuple[Deviation, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path, version: tuple[int, ...]) -> Baseline:
+        """Reads a baseline file, keeping what applies to `version`; no file is an empty baseline. Raises
+        BaselineError."""
+        if not path.exists():
+            return cls()
+        try:
+            tables = tomllib.loads(path.read_text()).get("deviation", [])
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise BaselineError(f"{path}: {error}") from None
+        read = [_deviation(table, path) for table in tables]
+        return cls(tuple(deviation for deviation in read if in_range(deviation.versions, version)))
+
+    def known(self, clause: str, test: str, verdict: str) -> Deviation | None:
+        """The entry that expects this verdict of this clause in this test, if there is one."""
+        return next((d for d in self.deviations if d.verdict == verdict and d.covers(clause, test)), None)
+
+    def promised(self, clause: str, test: str) -> Deviation | None:
+        """An entry that names this test (not merely its clause) and so says that it deviates."""
+        return next((d for d in self.deviations if d.tests and d.covers(clause, test)), None)
+
+
+def in_range(versions: str, version: tuple[int, ...]) -> bool:
+    """True if `version` satisfies e.g. ">=7.2,<8". An empty range holds all versions. Raises BaselineError."""
+    if not versions.strip():
+        return True
+    for part in versions.split(","):
+        found = _PART.fullmatch(part.strip())
+        if not found:
+            raise BaselineError(f"version range {versions!r}: {part.strip()!r} is not like >=7.2")
+        bound = tuple(int(number) for number in found[2].split("."))
+        width = max(len(bound), len(version))
+        left, right = (v + (0,) * (width - len(v)) for v in (version, bound))
+        holds = {">=": left >= right, "<=": left <= right, "==": left == right, "<": left < right, ">": left > right}
+        if not holds[found[1]]:
+            return False
+    return True
+
+
+def _like(pattern: str, name: str) -> bool:
+    # Only `*` is special: test ids are full of the brackets that fnmatch would take for sets.
+    return re.fullmatch(".*".join(re.escape(part) for part in pattern.split("*")), name) is not None
+
+
+def _deviation(table: dict[str, Any], path: Path) -> Deviation:
+    name = table.get("clause", "?")
+    unknown = set(table) - _KNOWN
+    if unknown:
+        raise BaselineError(f"{path}: {name}: unknown key {', '.join(sorted(unknown))}")
+    for key in ("clause", "reason", "reference"):
+        if not str(table.get(key, "")).strip():
+            raise BaselineError(f"{path}: {name}: {key} is missing")
+    verdict = table.get("verdict", "FAIL")
+    if verdict not in ("FAIL", "CRASH", "HANG"):
+        raise BaselineError(f"{path}: {name}: verdict {verdict!r} is none of FAIL, CRASH, HANG")
+    in_range(table.get("versions", ""), ())
+    return Deviation(
+        name, table["reason"], table["reference"], verdict, tuple(table.get("tests", ())), table.get("versions", "")
+    )

@@ -1,0 +1,92 @@
+"""The clauses: what is checked, where it stands, who agrees. One TOML file or more in each suite's folder."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+CLASSES = ("mandatory", "conditional", "any-of", "implementation-defined", "survive")
+_KNOWN = {"id", "alias", "bit", "statement", "apm", "class", "condition", "trust", "hardware", "note", "universal"}
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class ClauseError(Exception):
+    """A clause file is wrong. The text is one for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One normative statement."""
+
+    id: str
+    statement: str
+    apm: str
+    class_: str = "mandatory"
+    bit: str = "core"
+    alias: tuple[str, ...] = ()
+    condition: str = ""
+    trust: tuple[str, ...] = ()
+    hardware: str = ""
+    note: str = ""
+    universal: bool = False
+
+
+def clause(*ids: str) -> Callable[[F], F]:
+    """Says which clauses a test checks. The first one is the one it is about."""
+    if not ids:
+        raise ClauseError("a test names at least one clause")
+
+    def mark(function: F) -> F:
+        marked: F = pytest.mark.clause(*ids)(function)
+        return marked
+
+    return mark
+
+
+def load_clauses(root: Path) -> dict[str, Clause]:
+    """All clauses below `root` (the suites folder), by id. Raises ClauseError."""
+    clauses: dict[str, Clause] = {}
+    for path in sorted(root.glob("*/clauses*.toml")):
+        try:
+            tables = tomllib.loads(path.read_text()).get("clause", [])
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ClauseError(f"{path}: {error}") from None
+        for table in tables:
+            read = _clause(table, path)
+            if read.id in clauses:
+                raise ClauseError(f"{path}: {read.id} is there twice")
+            clauses[read.id] = read
+    return clauses
+
+
+def _clause(table: dict[str, Any], path: Path) -> Clause:
+    name = table.get("id", "?")
+    unknown = set(table) - _KNOWN
+    if unknown:
+        raise ClauseError(f"{path}: {name}: unknown key {', '.join(sorted(unknown))}")
+    for key in ("id", "statement", "apm", "trust"):
+        if not table.get(key):
+            raise ClauseError(f"{path}: {name}: {key} is missing; a clause without a source is no clause")
+    class_ = table.get("class", "mandatory")
+    if class_ not in CLASSES:
+        raise ClauseError(f"{path}: {name}: class {class_!r} is none of {', '.join(CLASSES)}")
+    alias = table.get("alias", [])
+    return Clause(
+        id=name,
+        statement=table["statement"],
+        apm=table["apm"],
+        class_=class_,
+        bit=table.get("bit", "core"),
+        alias=(alias,) if isinstance(alias, str) else tuple(alias),
+        condition=table.get("condition", ""),
+        trust=tuple(table["trust"]),
+        hardware=table.get("hardware", ""),
+        note=table.get("note", ""),
+        universal=bool(table.get("universal", False)),
+    )

@@ -1,0 +1,289 @@
+"""`nsvm bless`: turns what a run found into proposed edits of the baselines. Nobody's reason is made up: without one nothing is proposed.
+
+New deviations become entries that name the tests they were seen in, so that the day one is mended it is noticed. Mended ones leave.
+A baseline is edited as text: comments and the order of what is there stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import re
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from harness.baseline import Baseline, BaselineError, Deviation, in_range
+from harness.cli.clauses import collect
+from harness.cli.console import EXIT_OK, HarnessError, UserError, say
+from harness.cli.main import ROOT
+from harness.cli.render import find_run
+from harness.record import BAD_VERDICTS, FILE_NAME, load
+from harness.summary import Judged, Summary, summarise
+
+UNIVERSAL_TESTS_MAX = 20
+"""A universal check that fires in more tests than this is blessed for all of them: it speaks of every VMRUN."""
+_HEADER = re.compile(r"^\s*\[\[?")
+_ENTRY = re.compile(r"^\s*\[\[\s*deviation\s*\]\]")
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Adds the command to the parser."""
+    parser = subparsers.add_parser(
+        "bless",
+        parents=[common],
+        help="propose baseline entries for what a run found",
+        description="Prints, as a diff, the edits that would make the run's new deviations known and forget its mended ones. "
+        "Without --write nothing is changed. Exit status 0, or 2 without a reason.",
+    )
+    parser.add_argument("folder", metavar="RUN", help="a run folder, for example runs/latest")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why the target deviates: required")
+    parser.add_argument("--reference", default="", metavar="TEXT", help="where that can be read (default: the run and the target's version)")
+    parser.add_argument("--clause", action="append", default=[], metavar="ID", help="only these clauses (* stands for anything); may be repeated")
+    parser.add_argument("--versions", default="", metavar="RANGE", help='the target versions this holds for, for example ">=7.2,<8"')
+    parser.add_argument("--write", action="store_true", help="change the baseline files")
+    parser.set_defaults(run=run, baselines=ROOT / "baselines")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One baseline file, before and after."""
+
+    path: Path
+    before: str
+    after: str
+
+    def diff(self) -> str:
+        """The change as a unified diff."""
+        name = os.path.relpath(self.path, ROOT)
+        return "".join(
+            difflib.unified_diff(
+                self.before.splitlines(keepends=True), self.after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
+            )
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Proposes, and writes where asked to."""
+    if not args.reason.strip():
+        raise UserError("bless needs --reason TEXT: why does the target deviate, and is the expectation right?")
+    try:
+        in_range(args.versions, ())
+    except BaselineError as error:
+        raise UserError(f"--versions: {error}") from None
+    folder = find_run(args.folder)
+    summary = summarise(load(folder / FILE_NAME))
+    if summary.cut_short:
+        say("this run was cut short: the proposal is made of what it recorded")
+    try:
+        collected = [str(entry["test"]) for entry in collect()]
+    except HarnessError:
+        collected = []  # nothing is abbreviated then
+    proposals = propose(summary, args, collected)
+    lost = sum(target.tally.lost for target in summary.targets)
+    if lost:
+        say(f"{lost} tests ended without a verdict (ERROR or MISS); those cannot be blessed")
+    if not proposals:
+        print("Nothing to bless: the run holds no new and no mended deviation" + (" of these clauses" if args.clause else "") + ".")
+        return EXIT_OK
+    for proposal in proposals:
+        sys.stdout.write(proposal.diff())
+    if args.write:
+        for proposal in proposals:
+            proposal.path.parent.mkdir(exist_ok=True)
+            fresh = proposal.path.with_name(proposal.path.name + ".new")
+            fresh.write_text(proposal.after)
+            fresh.replace(proposal.path)
+            print(f"wrote {os.path.relpath(proposal.path)}")
+    else:
+        print("Nothing is written yet; --write applies it.")
+    return EXIT_OK
+
+
+def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]) -> list[Proposal]:
+    """The edits, one for each target that needs any; raises UserError if a baseline cannot be read."""
+    proposals = []
+    for target in summary.targets:
+        path: Path = args.baselines / f"{target.name}.toml"
+        before = path.read_text() if path.exists() else ""
+        version = next((machine.info.version for machine in target.machines if machine.info.version), "")
+        reference = args.reference.strip() or f"run {_run_id(summary)}, {version or target.name}"
+        new, mended = _found(summary, target.name, "new", args.clause), _found(summary, target.name, "mended", args.clause)
+        known = _found(summary, target.name, "known", [])
+        try:
+            after = _forget(before, path, mended, known) if mended else before
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{path}: {error}") from None
+        after += "".join(
+            ("\n" if after or number else "") + _entry(key, found, args.reason.strip(), reference, args.versions, summary, target.name, collected)
+            for number, (key, found) in enumerate(_grouped(new).items())
+        )
+        if after == before:
+            continue
+        _check(after, path)
+        proposals.append(Proposal(path, before, after))
+    return proposals
+
+
+def _run_id(summary: Summary) -> str:
+    return summary.run.start.run_id if summary.run.start else "without an id"
+
+
+def _found(summary: Summary, target: str, category: str, wanted: Sequence[str]) -> list[Judged]:
+    """What was judged so on that target, of the clauses wanted."""
+    return [
+        judged
+        for deviation in summary.deviations
+        if deviation.target == target and deviation.category == category
+        for judged in deviation.judged
+        if not wanted or any(fnmatchcase(judged.clause, pattern) for pattern in wanted)
+    ]
+
+
+def _grouped(found: Iterable[Judged]) -> dict[tuple[str, str], list[Judged]]:
+    """By clause and verdict, in order."""
+    groups: dict[tuple[str, str], list[Judged]] = {}
+    for judged in found:
+        if judged.verdict in BAD_VERDICTS:
+            groups.setdefault((judged.clause, judged.verdict), []).append(judged)
+    return groups
+
+
+def _entry(
+    key: tuple[str, str], found: Sequence[Judged], reason: str, reference: str, versions: str, summary: Summary, target: str,
+    collected: Sequence[str],
+) -> str:  # fmt: skip
+    """The text of one entry."""
+    clause, verdict = key
+    tests = list(dict.fromkeys(_name(judged.outcome.test) for judged in found))
+    universal = all(judged.check is not None and judged.check.universal for judged in found)
+    lines = ["[[deviation]]", f"clause = {_string(clause)}"]
+    if not (universal and len(tests) > UNIVERSAL_TESTS_MAX):
+        ran = {_name(outcome.test) for outcome in summary.outcomes if outcome.target == target}
+        lines.append(_tests(abbreviate(tests, ran, collected)))
+    if verdict != "FAIL":
+        lines.append(f"verdict = {_string(verdict)}")
+    lines += [f"reason = {_string(reason)}", f"reference = {_string(reference)}"]
+    if versions:
+        lines.append(f"versions = {_string(versions)}")
+    return "\n".join(lines) + "\n"
+
+
+def abbreviate(tests: Sequence[str], ran: set[str], collected: Sequence[str]) -> list[str]:
+    """`test_x[*]` for a function of which every parameter set there is ran and is in `tests`; the others one by one."""
+    there: dict[str, set[str]] = {}
+    for node in collected:
+        name = _name(node)
+        there.setdefault(name.partition("[")[0], set()).add(name)
+    short: list[str] = []
+    for test in tests:
+        function, bracket, _ = test.partition("[")
+        siblings = there.get(function, set())
+        whole = bool(bracket) and len(siblings) > 1 and siblings <= ran and siblings <= set(tests)
+        short.append(f"{function}[*]" if whole else test)
+    return list(dict.fromkeys(short))
+
+
+def _name(node: str) -> str:
+    """A test id as baselines have it: what is behind the '::'."""
+    return node.rpartition("::")[2]
+
+
+def _string(text: str) -> str:
+    """A TOML string on one line."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _tests(tests: Sequence[str]) -> str:
+    line = f"tests = [{', '.join(map(_string, tests))}]"
+    if len(line) <= 120:
+        return line
+    return "tests = [\n" + "".join(f"    {_string(test)},\n" for test in tests) + "]"
+
+
+def _forget(before: str, path: Path, mended: Sequence[Judged], known: Sequence[Judged]) -> str:
+    """The baseline without what is mended: entries that name mended tests keep only those that still deviate or did not run."""
+    lines = before.splitlines(keepends=True)
+    tables = tomllib.loads(before).get("deviation", [])
+    blocks = _blocks(lines)
+    if len(blocks) != len(tables):
+        raise UserError(f"{path}: its entries cannot be told apart; write each as a [[deviation]] of its own")
+    for (start, end), table in reversed(list(zip(blocks, tables, strict=True))):
+        deviation = Deviation(str(table["clause"]), "", "", tests=tuple(table.get("tests", ())))
+        gone = {_name(j.outcome.test) for j in mended if deviation.covers(j.clause, j.outcome.test)}
+        if not gone or not deviation.tests:
+            continue
+        still = {_name(j.outcome.test) for j in known if deviation.covers(j.clause, j.outcome.test)}
+        kept: list[str] = []
+        for pattern in deviation.tests:
+            alone = Deviation(deviation.clause, "", "", tests=(pattern,))
+            if any(alone.covers(deviation.clause, "::" + test) for test in gone):
+                kept += sorted(test for test in still if alone.covers(deviation.clause, "::" + test))
+            else:
+                kept.append(pattern)
+        if kept:
+            lines[start:end] = [_replace_tests("".join(lines[start:end]), list(dict.fromkeys(kept)))]
+        else:
+            del lines[start:end]
+    return "".join(lines)
+
+
+def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
+    """From and to (not included) of each entry; comments right above a header belong to it."""
+    starts = [number for number, line in enumerate(lines) if _HEADER.match(line)]
+    blocks = []
+    for number, start in enumerate(starts):
+        if not _ENTRY.match(lines[start]):
+            continue
+        end = starts[number + 1] if number + 1 < len(starts) else len(lines)
+        if end < len(lines):
+            end = _above(lines, end)
+        blocks.append((_above(lines, start), end))
+    return blocks
+
+
+def _above(lines: Sequence[str], at: int) -> int:
+    """The first of the comment lines that stand right above a line, unless they begin the file."""
+    first = at
+    while first > 0 and lines[first - 1].lstrip().startswith("#"):
+        first -= 1
+    return at if first == 0 else first
+
+
+def _replace_tests(block: str, tests: Sequence[str]) -> str:
+    """The entry with another list of tests."""
+    start = re.search(r"^[ \t]*tests[ \t]*=[ \t]*\[", block, re.MULTILINE)
+    assert start is not None, "an entry that names tests has a list of them"
+    at, depth, quote = start.end(), 1, ""
+    while depth and at < len(block):
+        char = block[at]
+        if quote:
+            if char == "\\" and quote == '"':
+                at += 1
+            elif char == quote:
+                quote = ""
+        elif char in "\"'":
+            quote = char
+        elif char == "#":
+            at = block.index("\n", at)
+        else:
+            depth += {"[": 1, "]": -1}.get(char, 0)
+        at += 1
+    return block[: start.start()] + _tests(tests) + block[at:]
+
+
+def _check(text: str, path: Path) -> None:
+    """A proposal must be a baseline; if not, that is our fault."""
+    with tempfile.TemporaryDirectory(prefix="nsvm-") as folder:
+        fresh = Path(folder) / path.name
+        fresh.write_text(text)
+        try:
+            Baseline.load(fresh, ())
+        except BaselineError as error:
+            raise HarnessError(f"the proposal is no baseline: {error}") from None

@@ -1,0 +1,117 @@
+"""What the commands need from Debian, and how it gets there.
+
+A need names a tool, the package that has it and why it is wanted. Nothing is installed before that is said, and without root, or with
+`--no-install`, the command that would do it is printed instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.cli.console import UserError, say
+
+APT_DEADLINE_S = 900
+LISTS = Path("/var/lib/apt/lists")
+LISTS_AGE_MAX_S = 7 * 86400
+INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
+
+
+@dataclass(frozen=True)
+class Need:
+    """A tool that is missing: what it is called, the Debian packages that have it (blank-separated), and why it is wanted."""
+
+    what: str
+    package: str
+    why: str
+
+
+BUILD_TOOLS = (
+    (("gcc", "clang"), Need("gcc", "gcc", "compiles the executor, the payload that runs as L1")),
+    (("make",), Need("make", "make", "builds the executor")),
+    (("as",), Need("as", "binutils", "assembles the guests of the scenarios")),
+    (("ld",), Need("ld", "binutils", "links the executor")),
+    (("objcopy",), Need("objcopy", "binutils", "makes the executor's boot images")),
+)
+
+
+def missing_build_tools() -> list[Need]:
+    """Which of the tools that build the executor are not on PATH."""
+    return [need for tools, need in BUILD_TOOLS if not any(shutil.which(tool) for tool in tools)]
+
+
+def packages_of(needs: Iterable[Need]) -> list[str]:
+    """The packages, each once, in a stable order."""
+    return sorted({package for need in needs for package in need.package.split()})
+
+
+def install_command(packages: Sequence[str], *, root: bool) -> str:
+    """The exact command a person would type."""
+    return " ".join([*([] if root else ["sudo"]), *INSTALL, *packages])
+
+
+def ensure(needs: Sequence[Need], *, may_install: bool, log: Path) -> None:
+    """Installs what is missing, saying what and why first; raises UserError where that is not possible or not wanted."""
+    if not needs:
+        return
+    for package in packages_of(needs):
+        reasons = "; ".join(dict.fromkeys(f"{need.what}: {need.why}" for need in needs if package in need.package.split()))
+        say(f"missing: Debian package {package} ({reasons})")
+    unpackaged = [need for need in needs if not need.package]
+    if unpackaged:
+        raise UserError("; ".join(f"{need.what} is missing and no Debian package has it: {need.why}" for need in unpackaged))
+    packages = packages_of(needs)
+    root = os.geteuid() == 0
+    command = install_command(packages, root=root)
+    if shutil.which("apt-get") is None:
+        raise UserError(f"there is no apt-get here: install {' '.join(packages)} with your system's package manager")
+    if not may_install:
+        raise UserError(f"--no-install given, nothing is installed; run: {command}")
+    if not root:
+        raise UserError(f"without root nothing is installed; run: {command}")
+    say(f"running: {command}")
+    _install(packages, log)
+
+
+def _install(packages: Sequence[str], log: Path) -> None:
+    """apt-get install, after an update where the lists are missing or old, or where the first try fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + APT_DEADLINE_S
+    updated = False
+    with open(log, "w") as output:
+        if _lists_are_old():
+            updated = _apt(["apt-get", "update"], output, deadline) == 0
+        status = _apt([*INSTALL, "-o", "DPkg::Lock::Timeout=300", *packages], output, deadline)
+        if status and not updated:
+            _apt(["apt-get", "update"], output, deadline)
+            status = _apt([*INSTALL, "-o", "DPkg::Lock::Timeout=300", *packages], output, deadline)
+    if status:
+        lines = log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith("E:")] or [line for line in lines if line.strip()] or ["no output"]
+        raise UserError(f"apt-get could not install {' '.join(packages)}: {errors[-1][:300]} (all of it: {log})")
+
+
+def _lists_are_old() -> bool:
+    try:
+        newest = max((path.stat().st_mtime for path in LISTS.glob("*_Packages*")), default=0.0)
+    except OSError:
+        return True
+    return time.time() - newest > LISTS_AGE_MAX_S
+
+
+def _apt(command: Sequence[str], output: object, deadline: float) -> int:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    left_s = max(deadline - time.monotonic(), 1.0)
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, timeout=left_s
+        ).returncode  # type: ignore[call-overload,no-any-return]
+    except subprocess.TimeoutExpired:
+        raise UserError(f"'{' '.join(command)}' was not done after {APT_DEADLINE_S} s") from None
+    except OSError as error:
+        raise UserError(f"cannot run {command[0]}: {error.strerror}") from None

@@ -1,0 +1,122 @@
+"""`nsvm doctor`: what is here, and what each missing thing would unlock."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.cli import machine
+from harness.cli.console import EXIT_OK, EXIT_USAGE
+from harness.cli.debian import Need, install_command, missing_build_tools, packages_of
+from harness.cli.main import ROOT, STATE
+
+VERSION_DEADLINE_S = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the answer."""
+
+    ok: bool | None
+    """None: absent, and nothing here needs it."""
+    what: str
+    detail: str
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Adds the command to the parser."""
+    parser = subparsers.add_parser(
+        "doctor",
+        parents=[common],
+        help="say what is here and what each missing thing would unlock",
+        description="Looks at this machine and installs nothing. Exit status 0 if `nsvm run` can run on its default target as it is, "
+        "2 if something for that is missing.",
+    )
+    machine.program_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Looks, and tells."""
+    programs = machine.programs_of(args)
+    build = missing_build_tools()
+    findings = [
+        Finding(True, "Python", f"{platform.python_version()}, in {os.path.relpath(os.sys.prefix, ROOT)}"),  # type: ignore[attr-defined]
+        *(_tool(tool, why) for tool, why in _TOOLS),
+    ]
+    needs: list[Need] = []
+    for name in machine.known_targets():
+        target = machine.make_target(name, STATE / "nothing-runs-here", programs)
+        missing = target.missing()
+        lacking = [Need(m.what, m.package, m.why) for m in missing]
+        needs += lacking
+        if missing:
+            told = "; ".join(f"{m.what} is missing (package {m.package}): {m.why}" for m in missing)
+            findings.append(Finding(False, f"target {name}", told))
+        elif build:
+            findings.append(Finding(False, f"target {name}", f"{target.version()}; but the executor cannot be built without the tools above"))
+        else:
+            findings.append(Finding(True, f"target {name}", target.version()))
+    findings.append(_executor())
+    findings.append(_installs())
+    for finding in findings:
+        mark = {True: "ok", False: "missing", None: "-"}[finding.ok]
+        print(f"{mark:8} {finding.what:18} {finding.detail}")
+    everything = [*build, *needs]
+    if everything:
+        print()
+        print(f"To have all of it: {install_command(packages_of(everything), root=os.geteuid() == 0)}")
+    default = machine.missing_for("qemu-tcg", programs) if "qemu-tcg" in machine.known_targets() else []
+    return EXIT_USAGE if build or default else EXIT_OK
+
+
+_TOOLS = (
+    ("gcc", "compiles the executor"),
+    ("clang", "a second compiler for the executor, used by ./nsvm test where it is there"),
+    ("make", "builds the executor"),
+    ("as", "assembles the guests of the scenarios"),
+    ("ld", "links the executor"),
+    ("objcopy", "makes the executor's boot images"),
+    ("git", "puts the commit into the record of a run"),
+)
+_NEEDED = ("make", "as", "ld", "objcopy")
+
+
+def _tool(tool: str, why: str) -> Finding:
+    path = shutil.which(tool)
+    if path:
+        return Finding(True, tool, f"{_version([path, '--version'])} ({why})")
+    needed = tool in _NEEDED or (tool == "gcc" and not shutil.which("clang"))
+    return Finding(False if needed else None, tool, f"not here: {why}")
+
+
+def _version(command: Sequence[str]) -> str:
+    """The version a tool prints of itself."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=VERSION_DEADLINE_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not answer: {error}"
+    first = (done.stdout.splitlines() or [""])[0]
+    found = re.search(r"\d+(\.\d+)+", re.sub(r"\([^)]*\)", "", first))
+    return found[0] if found else first
+
+
+def _executor() -> Finding:
+    path = machine.EXECUTOR_ELF
+    if not path.exists():
+        return Finding(None, "executor", "not built yet; ./nsvm run builds it")
+    return Finding(True, "executor", f"{path.relative_to(ROOT)}, {path.stat().st_size} bytes")
+
+
+def _installs() -> Finding:
+    if shutil.which("apt-get") is None:
+        return Finding(None, "installing", "no apt-get here: what is missing must come from your system's package manager")
+    if os.geteuid() != 0:
+        return Finding(None, "installing", "not root: nsvm prints the command for what is missing and leaves it to you")
+    return Finding(True, "installing", "root, with apt-get: nsvm installs what a command lacks, saying so first (--no-install: never)")

@@ -1,0 +1,197 @@
+"""What every command that uses a target does first: its tools, the executor, the target itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from harness.cli.console import HarnessError, UserError
+from harness.cli.debian import Need, ensure, missing_build_tools
+from harness.cli.main import LOG, ROOT, STATE
+from harness.steps import MalformedAnswer, Record, Step, encode_list, split_records
+
+if TYPE_CHECKING:
+    from harness.link import Hello, Link
+    from harness.targets.base import Target, TargetOptions
+
+EXECUTOR = ROOT / "guest_payloads" / "executor"
+EXECUTOR_ELF = EXECUTOR / "build" / "executor.elf"
+DISK_IMAGE = EXECUTOR / "build" / "disk.img"
+BUILD_DEADLINE_S = 300
+
+
+def known_targets() -> tuple[str, ...]:
+    """The targets there are."""
+    from harness import targets
+
+    return targets.names()
+
+
+def check_targets(names: Sequence[str]) -> list[str]:
+    """The names, each once; raises UserError for one that is no target."""
+    known = known_targets()
+    for name in names:
+        if name not in known:
+            raise UserError(f"no target is called {name!r}; there are {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def check_program(option: str, path: str | None) -> str | None:
+    """An absolute path to a program the user named; raises UserError if it cannot be run."""
+    if path is None:
+        return None
+    found = shutil.which(path)
+    if found is None:
+        raise UserError(f"{option} {path}: no such program, or it is not executable")
+    return str(Path(found).absolute())
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The emulators the user brought along."""
+
+    qemu: str | None = None
+    bochs: str | None = None
+
+
+def target_options(workdir: Path, programs: Programs, **more: object) -> TargetOptions:
+    """Options for a target that runs our executor."""
+    from harness.targets.base import TargetOptions
+
+    return TargetOptions(
+        workdir=workdir,
+        executor_elf=EXECUTOR_ELF,
+        disk_image=DISK_IMAGE,
+        qemu_path=programs.qemu,
+        bochs_path=programs.bochs,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def make_target(name: str, workdir: Path, programs: Programs, **more: object) -> Target:
+    """A target that is not started."""
+    from harness import targets
+
+    return targets.create(name, target_options(workdir, programs, **more))
+
+
+def missing_for(name: str, programs: Programs) -> list[Need]:
+    """What a target lacks on this machine."""
+    target = make_target(name, STATE / "nothing-runs-here", programs)
+    return [Need(missing.what, missing.package, missing.why) for missing in target.missing()]
+
+
+def prepare(names: Sequence[str], programs: Programs, *, may_install: bool) -> None:
+    """Installs what building the executor and running these targets needs, and builds the executor."""
+    needs = missing_build_tools()
+    for name in names:
+        needs += missing_for(name, programs)
+    ensure(needs, may_install=may_install, log=LOG / "apt.log")
+    still = [need for need in missing_build_tools() if need in needs]
+    for name in names:
+        still += missing_for(name, programs)
+    if still:
+        raise UserError("; ".join(f"{need.what} is still missing after installing {need.package}" for need in still))
+    build_executor()
+
+
+def compiler() -> list[str]:
+    """What to tell make about the compiler: nothing where there is gcc."""
+    return [] if shutil.which("gcc") or not shutil.which("clang") else ["CC=clang"]
+
+
+def build_executor(*, arguments: Sequence[str] = ()) -> None:
+    """Runs make, quietly; raises HarnessError with its first complaint. Two builds at once wait for each other."""
+    STATE.mkdir(exist_ok=True)
+    LOG.mkdir(exist_ok=True)
+    log = LOG / "make.log"
+    with open(STATE / "build.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            made = subprocess.run(
+                ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(EXECUTOR), *compiler(), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=BUILD_DEADLINE_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise HarnessError(f"building the executor was not done after {BUILD_DEADLINE_S} s") from None
+        except OSError as error:
+            raise UserError(f"cannot run make: {error.strerror}") from None
+        log.write_bytes(made.stdout)
+    if made.returncode:
+        lines = made.stdout.decode(errors="replace").splitlines()
+        complaint = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")
+        raise HarnessError(f"the executor does not build: {complaint.strip()[:300]} (all of it: {log})")
+    if not EXECUTOR_ELF.exists():
+        raise HarnessError(f"make left no {EXECUTOR_ELF.relative_to(ROOT)}")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A target that answers."""
+
+    target: Target
+    link: Link
+    hello: Hello
+    start_s: float
+    """From starting the process to the executor's hello."""
+
+
+@contextmanager
+def running(name: str, programs: Programs, *, use_lane: bool = True, **more: object) -> Iterator[Running]:
+    """Boots a target for as long as the block lasts; raises HarnessError if the executor does not come up."""
+    from harness.link import Link, LinkError
+    from harness.targets.base import TargetError
+
+    with TemporaryDirectory(prefix="nsvm-") as workdir:
+        target = make_target(name, Path(workdir), programs, **more)
+        try:
+            started = time.monotonic()
+            try:
+                console = target.start()
+                lane = target.lane_memory() if use_lane else None
+                link = Link(console, lane=lane, round_trip_s=target.capabilities().round_trip_s)
+                hello = link.hello(target.capabilities().boot_deadline_s)
+            except (TargetError, LinkError) as error:
+                log = (getattr(error, "log", "") or target.log_tail()).strip().splitlines()
+                last = f" (its log ends: {log[-1][:200]})" if log else ""
+                raise HarnessError(f"{name} did not start: {target.exit_reason() or error}{last}") from error
+            yield Running(target, link, hello, time.monotonic() - started)
+        finally:
+            target.stop()
+
+
+def program_arguments(group: object) -> None:
+    """--qemu and --bochs."""
+    add = group.add_argument  # type: ignore[attr-defined]
+    add("--qemu", metavar="PATH", help="the qemu-system-x86_64 to use: your own build")
+    add("--bochs", metavar="PATH", help="the bochs to use: your own build")
+
+
+def programs_of(args: object) -> Programs:
+    """What --qemu and --bochs say; raises UserError if they name no program."""
+    return Programs(
+        check_program("--qemu", getattr(args, "qemu", None)), check_program("--bochs", getattr(args, "bochs", None))
+    )
+
+
+def ask(now: Running, asked: Sequence[Step], deadline_s: float) -> list[Record]:
+    """Sends steps to a running target and gives their answer records; raises HarnessError."""
+    from harness.link import LinkError
+
+    try:
+        return split_records(now.link.run(encode_list(list(asked)), deadline_s))
+    except (LinkError, MalformedAnswer) as error:
+        why = now.target.exit_reason() or error
+        raise HarnessError(f"{now.target.name} did not answer: {why}") from error

@@ -1,0 +1,47 @@
+"""`nsvm render`: writes a run's report anew from its record."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.cli.console import UserError
+from harness.cli.main import ROOT
+from harness.record import FILE_NAME
+
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Adds the command to the parser."""
+    parser = subparsers.add_parser(
+        "render",
+        parents=[common],
+        help="write a run's report anew from its record",
+        description="Reads RUN/run.jsonl, writes index.html and junit.xml beside it and prints the summary. "
+        "The exit status is the run's.",
+    )
+    parser.add_argument("folder", metavar="RUN", help="a run folder, for example runs/latest")
+    parser.set_defaults(run=run)
+
+
+def find_run(text: str) -> Path:
+    """The folder of a run: as given, below runs/, or the folder of a record; raises UserError."""
+    given = Path(text)
+    for folder in (given, ROOT / given, ROOT / "runs" / given):
+        if folder.name == FILE_NAME and folder.is_file():
+            folder = folder.parent
+        if (folder / FILE_NAME).is_file():
+            return folder.absolute()
+    raise UserError(f"{text}: holds no {FILE_NAME}; give the folder of a run, for example runs/latest")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Renders one run."""
+    from reports import render_all
+    from reports.table import print_summary
+
+    rendered = render_all(find_run(args.folder))
+    print_summary(rendered.summary, file=sys.stdout)
+    print(f"Report: {rendered.html} {rendered.junit}", flush=True)
+    return int(rendered.summary.exit_status)

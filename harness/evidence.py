@@ -1,0 +1,103 @@
+"""What a person needs to find the cause of a failure: compared values, the guest's code, the last frames, the
+target's log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from iced_x86 import Decoder, Formatter, FormatterSyntax
+
+from harness.clauses import Clause
+from harness.exit import Exit
+from harness.expect import Match, hexadecimal
+from harness.guest import BITS, Guest
+from harness.l1 import L1
+from harness.record import CodeLine, Evidence, Row
+from harness.verdict import Attempt, ClauseVerdict
+
+CODE_LINES_MAX = 40
+
+
+def gather(attempt: Attempt, l1: L1) -> list[Evidence]:
+    """The evidence of an attempt that deviated, the test's own mismatch first."""
+    gathered = []
+    code = disassemble(l1.guests[-1], l1.last_exit) if l1.guests else []
+    title = attempt.mismatch.title if attempt.mismatch is not None else attempt.reason
+    rows = rows_of(attempt.mismatch) if attempt.mismatch is not None else []
+    if attempt.verdict != "PASS":
+        gathered.append(Evidence(title=title, rows=rows, code=code, frames=attempt.frames, log=attempt.log))
+    for match in attempt.universal.values():
+        gathered.append(Evidence(title=match.title, rows=rows_of(match), code=[] if gathered else code))
+    return gathered
+
+
+def rows_of(match: Match) -> list[Row]:
+    """A comparison's rows as the run record keeps them."""
+    return [
+        Row(name=row.name, expected=row.expected, got=row.got, meaning=row.meaning, ok=row.ok) for row in match.rows
+    ]
+
+
+def disassemble(guest: Guest, exit: Exit | None) -> list[CodeLine]:
+    """The guest's code, with labels and the place where RIP stood at the exit marked."""
+    bits = BITS[guest.mode]
+    start = 0 if bits == 16 else guest.code_base
+    names: dict[int, list[str]] = {}
+    for name, address in guest.assembled.labels.items():
+        names.setdefault(address, []).append(name)
+    formatter = Formatter(FormatterSyntax.INTEL)
+    decoder = Decoder(bits, guest.code, ip=start)
+    lines = []
+    for instruction in decoder:
+        at = instruction.ip
+        marks = [f"{name}:" for name in sorted(names.get(at, []))]
+        if exit is not None and exit.rip == at:
+            marks.append("saved RIP")
+        data = guest.code[at - start : at - start + instruction.len]
+        text = formatter.format(instruction)
+        lines.append(CodeLine(addr=hexadecimal(at, 8), bytes=data.hex(" "), text=text, mark=" ".join(marks)))
+        if len(lines) == CODE_LINES_MAX:
+            break
+    return lines
+
+
+def failure_text(
+    verdicts: Sequence[ClauseVerdict],
+    clauses: dict[str, Clause],
+    evidence: Sequence[Evidence],
+    machine: str,
+    rerun: str,
+) -> str:
+    """The failure as text for a terminal: what was expected and got, the code, the clause with its source, how to
+    run it again."""
+    lines = []
+    for verdict in verdicts:
+        if verdict.news not in ("new", "mended", "known"):
+            continue
+        stated = clauses.get(verdict.clause)
+        lines.append(f"{verdict.verdict} ({verdict.news})  {verdict.clause}")
+        if stated:
+            lines += [f"  {stated.statement}", f"  {source_of(stated)}"]
+        if verdict.deviation:
+            lines.append(f"  baseline: {verdict.deviation.reason} [{verdict.deviation.reference}]")
+    for item in evidence:
+        lines += ["", item.title]
+        width = max((len(row.name) for row in item.rows), default=0)
+        for row in item.rows:
+            mark = "  ok " if row.ok else "  NOT"
+            meaning = f"   {row.meaning}" if row.meaning else ""
+            lines.append(f"{mark} {row.name:<{width}}  expected {row.expected}  got {row.got}{meaning}")
+        if item.code:
+            lines.append("  L2 code:")
+            lines += [f"    {line.addr}  {line.bytes:<24} {line.text:<36} {line.mark}".rstrip() for line in item.code]
+        if item.frames:
+            lines += ["  last frames:", *(f"    {frame}" for frame in item.frames[-6:])]
+        if item.log:
+            lines += ["  log:", *(f"    {line}" for line in item.log.splitlines()[-12:])]
+    return "\n".join([*lines, "", f"machine: {machine}", f"again:   {rerun}"])
+
+
+def source_of(clause: Clause) -> str:
+    """Where a clause stands and who agrees."""
+    hardware = f"; only hardware decides: {clause.hardware}" if clause.hardware else ""
+    return f"AMD64 APM {clause.apm}; {clause.class_}; agree: {', '.join(clause.trust)}{hardware}"

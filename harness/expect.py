@@ -1,0 +1,175 @@
+"""Expected values, and the comparison of an answer with them.
+
+A Match is true or false like a bool, so a test reads `assert exit.matches(code=VMEXIT.CPUID)`; when it is false it
+says,
+row by row, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from harness.svm.templates import OUTPUT_PATTERN
+
+
+def fill_value(width_bytes: int) -> int:
+    """The pre-fill pattern as an integer of that width."""
+    return int.from_bytes(bytes([OUTPUT_PATTERN]) * width_bytes, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """One of several values is right: what the APM leaves open."""
+
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """Only the bits in `mask` are stated."""
+
+    value: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """A state rather than a value; see unwritten, written, unchanged."""
+
+    name: str
+
+
+Expected = int | AnyOf | Masked | Special
+
+unwritten = Special("unwritten")
+written = Special("written")
+unchanged = Special("unchanged")
+
+
+def any_of(*values: int) -> AnyOf:
+    """Any one of the values."""
+    return AnyOf(tuple(values))
+
+
+def masked(value: int, mask: int) -> Masked:
+    """`value` in the bits of `mask`; the other bits are not stated."""
+    return Masked(value & mask, mask)
+
+
+def sign_extended(value: int, bits: int = 48) -> int:
+    """The canonical form of an address: bit `bits`-1 copied upwards, as an unsigned 64-bit number."""
+    low = value & (1 << bits) - 1
+    return low | (((1 << 64) - (1 << bits)) if low >> (bits - 1) & 1 else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One compared value, as text for people."""
+
+    name: str
+    expected: str
+    got: str
+    meaning: str
+    ok: bool
+
+
+@dataclass(slots=True)
+class Match:
+    """The outcome of a comparison."""
+
+    title: str
+    rows: list[Row] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        ok = bool(self.rows) and all(row.ok for row in self.rows)
+        if not ok:
+            _mismatches.append(self)
+        return ok
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return f"{self.title}: nothing was compared"
+        names = max(len(row.name) for row in self.rows)
+        lines = [self.title]
+        for row in self.rows:
+            mark = "ok " if row.ok else "NOT"
+            meaning = f"   ({row.meaning})" if row.meaning else ""
+            lines.append(f"  {mark} {row.name:<{names}}  expected {row.expected}  got {row.got}{meaning}")
+        return "\n".join(lines)
+
+
+_mismatches: deque[Match] = deque(maxlen=8)
+
+
+def take_mismatches() -> list[Match]:
+    """The comparisons that came out false since this was last called, oldest first: what a failing assert was
+    about."""
+    taken = list(_mismatches)
+    _mismatches.clear()
+    return taken
+
+
+Describe = Callable[[str, int], str]
+
+
+def compare(
+    name: str,
+    expected: Expected,
+    got: int,
+    *,
+    width_bytes: int,
+    before: int | None = None,
+    describe: Describe | None = None,
+) -> Row:
+    """Compares one value.
+
+    `before` is the value the field held before VMRUN, for `unchanged`. Raises ValueError for `unchanged` without it.
+    """
+    digits = width_bytes * 2
+    say = describe or (lambda _name, _value: "")
+    shown_got = hexadecimal(got, digits)
+    fill = fill_value(width_bytes)
+    if got == fill and isinstance(expected, Special):
+        shown_got += " (pre-fill)"
+    match expected:
+        case AnyOf(values):
+            ok = got in values
+            shown = "any of " + ", ".join(hexadecimal(value, digits) for value in values)
+        case Masked(value, mask):
+            ok = got & mask == value & mask
+            shown = f"{hexadecimal(value, digits)} under mask {hexadecimal(mask, digits)}"
+        case Special("unwritten"):
+            ok, shown = got == fill, f"not written ({hexadecimal(fill, digits)})"
+        case Special("written"):
+            ok, shown = got != fill, "written"
+        case Special("unchanged"):
+            if before is None:
+                raise ValueError(f"{name}: unchanged needs the value before")
+            ok, shown = got == before, f"unchanged ({hexadecimal(before, digits)})"
+        case Special(other):
+            raise ValueError(f"no such expectation: {other}")
+        case value:
+            wanted = int(value) & (1 << 8 * width_bytes) - 1
+            ok, shown = got == wanted, hexadecimal(wanted, digits)
+    meanings = [say(name, got)]
+    if not ok and isinstance(expected, int):
+        meanings = [
+            f"expected {text}" if n == 0 else f"got {text}"
+            for n, text in enumerate((say(name, int(expected)), say(name, got)))
+            if text
+        ]
+    return Row(name, shown, shown_got, "; ".join(text for text in meanings if text), ok)
+
+
+def hexadecimal(value: int, digits: int) -> str:
+    """The value as APM prints it: 0000_0000_0000_0081h."""
+    text = f"{value:0{digits}X}"
+    groups = [text[max(0, end - 4) : end] for end in range(len(text), 0, -4)][::-1]
+    return "_".join(groups) + "h"
+
+
+def merge(title: str, parts: Mapping[str, Match]) -> Match:
+    """Several matches as one."""
+    return Match(title, [row for part in parts.values() for row in part.rows])

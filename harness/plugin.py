@@ -1,0 +1,310 @@
+"""The pytest plugin: options, markers, the `l1` fixture, verdicts instead of mere failures, and the run record."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import rehearsal
+from harness.asm import AssemblyError
+from harness.attempts import Attempts
+from harness.baseline import BaselineError
+from harness.clauses import ClauseError, load_clauses
+from harness.l1 import L1
+from harness.record import ClauseInfo, End, HostInfo, Interrupted, NsvmInfo, Result, RunStart, Writer, load
+from harness.summary import summarise
+from harness.targets import names as target_names
+from harness.version import VERSION
+from harness.worker import ROOT, Settings, SetupError, Worker, check_setup
+
+WORKER = pytest.StashKey[Worker]()
+CONTROL = pytest.StashKey["Control"]()
+RECORDED = "nsvm-recorded"
+
+MARKERS = (
+    "clause(id, ...): the clauses a test checks; the first one is the one it is about",
+    "dirties(why): the test leaves state behind, so the next one gets a boot of its own",
+    "fresh_boot: the test starts on a boot of its own",
+    "dangerous: the test can take an L0 host down; runs only with --dangerous on targets that are real hosts",
+    "deadline(seconds): how long a request of this test may take",
+    "two_cpus: the test needs a second CPU",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options, in one group."""
+    group = parser.getgroup("nsvm", "nested SVM conformance")
+    group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {', '.join(target_names())}")
+    group.addoption("--nsvm-out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET)")
+    group.addoption(
+        "--fresh-boot",
+        choices=("always", "dirty"),
+        default="dirty",
+        help="a boot for every test, or only after one that leaves state behind",
+    )
+    group.addoption("--qemu", metavar="PATH", help="the QEMU to test")
+    group.addoption("--bochs", metavar="PATH", help="the Bochs to test")
+    group.addoption("--cpu", metavar="MODEL", help="the CPU model of an emulated target, e.g. max,+svm,-npt")
+    group.addoption(
+        "--lane",
+        choices=("auto", "serial"),
+        default="auto",
+        help="how requests travel: through shared memory where it can be, or over the serial line",
+    )
+    group.addoption("--dangerous", action="store_true", help="also run tests that can take an L0 host down")
+    group.addoption("--baseline", metavar="FILE", help="the known deviations (default: baselines/TARGET.toml)")
+    group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers markers; prepares the record where this process runs the session."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    option = config.option
+    if not option.target or option.nsvm_list or option.collectonly:
+        return
+    if not hasattr(config, "workerinput"):
+        if not option.nsvm_out:
+            option.nsvm_out = str(config.rootpath / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{option.target}")
+        try:
+            check_setup(_settings(config))
+            config.stash[CONTROL] = Control(config)
+        except (SetupError, ClauseError, BaselineError) as error:
+            raise pytest.UsageError(str(error)) from None
+    if hasattr(config, "workerinput") or not _distributed(config):
+        try:
+            config.stash[WORKER] = Worker(_settings(config))
+        except (SetupError, ClauseError, BaselineError) as error:
+            raise pytest.UsageError(str(error)) from None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends the target; the record was ended before, at the end of the session."""
+    worker = config.stash.get(WORKER, None)
+    if worker is not None:
+        worker.close()
+        del config.stash[WORKER]
+    control = config.stash.get(CONTROL, None)
+    if control is not None:
+        control.finish()
+        del config.stash[CONTROL]
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Names the target and the run folder."""
+    if config.option.target:
+        return f"nsvm {VERSION}: target {config.option.target}, run folder {config.option.nsvm_out}"
+    return None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuses tests without a clause and clauses that do not exist; lists and rehearses."""
+    suite_items = [item for item in items if _in_suites(item)]
+    if not suite_items:
+        return
+    known = load_clauses(config.rootpath / "suites")
+    listed = []
+    for item in suite_items:
+        ids = _clauses_of(item)
+        unknown = [name for name in ids if name not in known]
+        if not ids or unknown:
+            wrong = f"names no clause that exists: {', '.join(unknown)}" if unknown else "names no clause"
+            raise pytest.UsageError(f"{item.nodeid} {wrong}; see README, how to add a clause")
+        listed.append({"test": item.nodeid, "clauses": ids})
+    if config.option.nsvm_list:
+        Path(config.option.nsvm_list).write_text(json.dumps(listed))
+        items.clear()
+        return
+    if not config.option.target and not config.option.collectonly:
+        raise pytest.UsageError(f"say which target: --target {' or '.join(target_names())}")
+    worker = config.stash.get(WORKER, None)
+    if worker is not None:
+        rehearsal.rehearse(suite_items, worker.assembler)
+
+
+@pytest.fixture
+def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
+    """The test's hold on L1; see harness/l1.py."""
+    worker = request.config.stash.get(WORKER, None)
+    if worker is None:
+        pytest.skip("no target was named (--target)")
+    node = request.node
+    if (
+        node.get_closest_marker("dangerous")
+        and worker.target.capabilities().may_be_dangerous
+        and not worker.settings.dangerous
+    ):
+        pytest.skip("dangerous on a real host: runs only with --dangerous")
+    deadline = node.get_closest_marker("deadline")
+    yield L1(worker.session, worker.assembler, worker.tallies, deadline.args[0] if deadline else None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a suite's test so that it ends in a verdict; other tests run as ever."""
+    worker = pyfuncitem.config.stash.get(WORKER, None)
+    l1 = pyfuncitem.funcargs.get("l1")
+    if worker is None or not isinstance(l1, L1):
+        return None
+    started = time.monotonic()
+    decided = Attempts(worker, pyfuncitem, l1, _clauses_of(pyfuncitem)).run()
+    worker.writer.write(decided.result(time.monotonic() - started))
+    pyfuncitem.user_properties.append((RECORDED, decided.verdict))
+    decided.raise_outcome()
+    return True
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Records skips that come before the test's function, and errors of fixtures."""
+    outcome = yield
+    report = outcome.get_result()
+    worker = item.config.stash.get(WORKER, None)
+    if worker is None or not _in_suites(item):
+        return
+    if report.when == "setup" and not report.passed:
+        verdict = "SKIP" if report.skipped else "ERROR"
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        worker.writer.write(
+            Result(
+                test=item.nodeid, target=worker.settings.target, verdict=verdict, worker=worker.settings.worker,
+                clauses=_clauses_of(item), news="skipped" if report.skipped else "ok",
+                reason=reason.removeprefix("Skipped: ").splitlines()[-1] if reason else "",
+            )
+        )  # fmt: skip
+        item.user_properties.append((RECORDED, verdict))
+        report.user_properties.append((RECORDED, verdict))
+
+
+class Control:
+    """The process that owns the run: it begins and ends the record, and notes tests whose worker died."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._option = config.option
+        self._out = Path(config.option.nsvm_out)
+        self._writer = Writer(self._out / "run.jsonl")
+        self._started = time.monotonic()
+        self.interrupted = False
+        self.path = self._out / "run.jsonl"
+        self._writer.write(
+            RunStart(
+                run_id=uuid.uuid4().hex[:12],
+                started=datetime.now(UTC).isoformat(timespec="seconds"),
+                argv=sys.argv,
+                nsvm=NsvmInfo(version=VERSION, **_commit()),
+                python=platform.python_version(),
+                host=HostInfo(os=platform.platform(), cpu=_cpu()),
+            )
+        )
+        for stated in load_clauses(config.rootpath / "suites").values():
+            self._writer.write(
+                ClauseInfo(
+                    id=stated.id,
+                    bit=stated.bit,
+                    statement=stated.statement,
+                    alias=", ".join(stated.alias),
+                    apm=stated.apm,
+                    class_=stated.class_,
+                    condition=stated.condition,
+                    trust=stated.trust,
+                    hardware=stated.hardware,
+                    note=stated.note,
+                )
+            )
+        config.pluginmanager.register(self, "nsvm-control")
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Writes down that the run was cut short."""
+        self.interrupted = True
+        self._writer.write(Interrupted(reason="Ctrl-C"))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A report of a suite's test that no worker recorded means that the worker died over it."""
+        # xdist reports a test whose worker died as failed, with a phase of its own ("???").
+        recorded = any(name == RECORDED for name, _ in report.user_properties)
+        if recorded or report.passed or report.when == "teardown" or not report.nodeid.startswith("suites/"):
+            return
+        reason = str(report.longrepr).splitlines()[-1] if report.longrepr else "the worker died"
+        self._writer.write(Result(test=report.nodeid, target=self._option.target, verdict="ERROR", reason=reason[:400]))
+
+    def finish(self) -> None:
+        """Ends the record."""
+        summary = summarise(load(self.path), ending=True)
+        self._writer.write(
+            End(
+                finished=datetime.now(UTC).isoformat(timespec="seconds"),
+                duration_s=round(time.monotonic() - self._started, 3),
+                exit_status=3 if self.interrupted else summary.exit_status,
+                counts=summary.counts,
+                new=summary.new,
+                known=summary.known,
+                mended=summary.mended,
+            )
+        )
+        self._writer.close()
+
+
+def _clauses_of(item: pytest.Item) -> list[str]:
+    return list(dict.fromkeys(str(name) for mark in item.iter_markers("clause") for name in mark.args))
+
+
+def _in_suites(item: pytest.Item) -> bool:
+    return item.config.rootpath / "suites" in Path(item.path).parents
+
+
+def _distributed(config: pytest.Config) -> bool:
+    return bool(getattr(config.option, "numprocesses", None) or getattr(config.option, "tx", None))
+
+
+def _settings(config: pytest.Config) -> Settings:
+    option = config.option
+    workerinput: dict[str, str] = getattr(config, "workerinput", {})
+    return Settings(
+        target=option.target,
+        out=Path(option.nsvm_out),
+        root=config.rootpath,
+        worker=workerinput.get("workerid", "main"),
+        qemu=option.qemu,
+        bochs=option.bochs,
+        lane=option.lane,
+        fresh_boot=option.fresh_boot,
+        dangerous=option.dangerous,
+        baseline=Path(option.baseline) if option.baseline else None,
+        cpu_model=option.cpu,
+    )
+
+
+def _commit() -> dict[str, Any]:
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+__all__ = ["AssemblyError", "l1"]

@@ -1,0 +1,47 @@
+"""The consistency rules of VMRUN as one pure predicate: which of them does this VMCB break? (APM2 15.5.1)
+
+A VMCB that breaks a certain rule makes VMRUN exit with VMEXIT_INVALID; one that breaks none runs; between them lies
+what the APM leaves undefined or contradicts itself about, which is reported as `certain=False`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cpuid import Cpuid
+from .rule import Check, Finding, Rule, State
+from .rules_control import CONTROL_RULES
+from .rules_state import STATE_RULES
+from .vmcb import Vmcb
+
+__all__ = ["CHECKS", "Rule", "broken_rules", "vmcb_address_is_legal"]
+
+CHECKS: tuple[Check, ...] = (*STATE_RULES, *CONTROL_RULES)
+"""Every rule, in the order they are reported."""
+
+
+def broken_rules(
+    vmcb: Vmcb,
+    cpuid: Cpuid,
+    *,
+    host_paging: bool = True,
+    host_long_mode: bool = True,
+    pdpes: Sequence[int] | None = None,
+) -> list[Rule]:
+    """The rules that `vmcb` breaks on a CPU that shows `cpuid` to L1; empty for a VMCB that VMRUN must accept.
+
+    `host_paging`, `host_long_mode`: L1's own mode at VMRUN. `pdpes`: the entries at the guest's CR3, for legacy PAE
+    guests; without them that rule is not judged.
+    """
+    state = State(vmcb, cpuid, host_paging, host_long_mode, pdpes)
+    broken: list[Rule] = []
+    for check in CHECKS:
+        finding = check.predicate(state)
+        if finding is not Finding.KEPT:
+            broken.append(check.rule(certain=finding is Finding.BROKEN))
+    return broken
+
+
+def vmcb_address_is_legal(rax: int, cpuid: Cpuid) -> bool:
+    """Whether VMRUN, VMLOAD and VMSAVE take this operand: page aligned and below 1 << MAXPHYADDR, else #GP(0)."""
+    return rax & 0xFFF == 0 and 0 <= rax < 1 << cpuid.maxphyaddr

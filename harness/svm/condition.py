@@ -1,0 +1,82 @@
+"""Clause conditions such as `NP & !(VGIF | VNMI)`: read, judged, and the judgement put into words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_TOKEN = re.compile(r"\s*([A-Za-z0-9_.\-]+|[!&|()])")
+_DEPTH_MAX = 16  # a condition is written by people; one that nests deeper is a mistake
+
+Has = Callable[[str], bool]
+Why = Callable[[str], str]
+
+
+def evaluate(expression: str, has: Has, why: Why) -> tuple[bool, str]:
+    """Whether the condition holds, and the facts it hung on (`CPUID Fn8000_000A EDX[3] (NRIPS) is 0`).
+
+    `! & |`, doubled `&& ||`, and parentheses; `!` binds closest, `|` loosest. ValueError if it cannot be read.
+    """
+    parser = _Parser(expression, has, why)
+    if not parser.tokens:
+        return True, "unconditional"
+    value = parser.any_of(0)
+    if parser.tokens:
+        raise ValueError(f"condition {expression!r}: {parser.tokens[0]!r} is too much")
+    return value, "; ".join(dict.fromkeys(parser.facts))
+
+
+class _Parser:
+    def __init__(self, expression: str, has: Has, why: Why) -> None:
+        self.expression = expression
+        self.has = has
+        self.why = why
+        self.facts: list[str] = []
+        self.tokens = _tokens(expression)
+
+    def any_of(self, depth: int) -> bool:
+        value = self.all_of(depth)
+        while self._take("|"):
+            value = self.all_of(depth) or value
+        return value
+
+    def all_of(self, depth: int) -> bool:
+        value = self.one(depth)
+        while self._take("&"):
+            value = self.one(depth) and value
+        return value
+
+    def one(self, depth: int) -> bool:
+        if depth > _DEPTH_MAX:
+            raise ValueError(f"condition {self.expression!r} nests too deeply")
+        if self._take("!"):
+            return not self.one(depth + 1)
+        if self._take("("):
+            value = self.any_of(depth + 1)
+            if not self._take(")"):
+                raise ValueError(f"condition {self.expression!r}: a parenthesis is not closed")
+            return value
+        if not self.tokens or self.tokens[0] in "!&|()":
+            raise ValueError(f"condition {self.expression!r}: a feature name is missing")
+        name = self.tokens.pop(0)
+        self.facts.append(self.why(name))
+        return self.has(name)
+
+    def _take(self, token: str) -> bool:
+        if self.tokens[:1] != [token]:
+            return False
+        self.tokens.pop(0)
+        return True
+
+
+def _tokens(expression: str) -> list[str]:
+    text = expression.strip().replace("&&", "&").replace("||", "|")
+    tokens: list[str] = []
+    at = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise ValueError(f"condition {expression!r}: cannot read {text[at:]!r}")
+        tokens.append(match.group(1))
+        at = match.end()
+    return tokens

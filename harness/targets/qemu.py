@@ -1,0 +1,167 @@
+"""QEMU with its own CPU emulation (TCG) as L0.
+
+Nothing on disk and no port: the console is a socket pair and the guest's memory a memfd, both handed down to QEMU.
+The memory lane is the same memory mapped here.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import re
+import shutil
+import socket
+import subprocess
+
+from harness.targets.base import Capabilities, Console, Missing, TargetError, TargetOptions
+from harness.targets.console import SocketConsole, ThrottledConsole
+from harness.targets.process import Child, reap_leftovers, signal_name
+
+PROGRAM = "qemu-system-x86_64"
+CPU_MODEL = "max,+svm"
+ENDED_WAIT_S = 1.0
+
+
+class QemuTcg:
+    """One QEMU process a boot."""
+
+    name = "qemu-tcg"
+
+    def __init__(self, options: TargetOptions) -> None:
+        self._options = options
+        self._program = shutil.which(options.qemu_path or PROGRAM)
+        self._child: Child | None = None
+        self._console: SocketConsole | None = None
+        self._memory: mmap.mmap | None = None
+        self._log = ""
+
+    def start(self) -> Console:
+        """Boots afresh."""
+        self.stop()
+        reap_leftovers()
+        if self._program is None:
+            raise TargetError(f"{self._options.qemu_path or PROGRAM} is not there (Debian: qemu-system-x86)")
+        if not self._options.executor_elf.is_file():
+            raise TargetError(f"{self._options.executor_elf} is not built")
+        size = self._options.memory_mib << 20
+        memory = os.memfd_create("nsvm-guest")
+        ours, theirs = socket.socketpair()
+        try:
+            os.ftruncate(memory, size)
+            self._memory = mmap.mmap(memory, size)
+            self._options.workdir.mkdir(parents=True, exist_ok=True)
+            argv = self._argv(str(theirs.fileno()), str(memory))
+            self._child = Child(argv, cwd=self._options.workdir, pass_fds=(theirs.fileno(), memory))
+        except (OSError, TargetError) as error:
+            ours.close()
+            self._drop_memory()
+            raise TargetError(str(error)) from error
+        finally:
+            theirs.close()
+            os.close(memory)
+        self._console = SocketConsole(ours)
+        baud = self._options.throttle_baud
+        return ThrottledConsole(self._console, baud) if baud else self._console
+
+    def stop(self) -> None:
+        """Ends the process and gives the memory back."""
+        if self._child is not None:
+            self._child.stop()
+            self._log = self._child.log()
+            self._child = None
+        if self._console is not None:
+            self._console.close()
+            self._console = None
+        self._drop_memory()
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._child is not None and self._child.alive()
+
+    def exit_reason(self) -> str | None:
+        """Why QEMU ended by itself; None while it runs, or if it was stopped."""
+        if self._child is None:
+            return None
+        closed = self._console is not None and self._console.closed
+        status = self._child.wait(ENDED_WAIT_S if closed else 0)
+        if status is None:
+            return None
+        log = self._child.log()
+        if status == 0:
+            # With -no-reboot a reset ends QEMU; -d cpu_reset has it say that it was a triple fault.
+            return "machine reset (triple fault)" if "Triple fault" in log else "machine reset or switched off"
+        lines = [line for line in log.splitlines() if line.strip() and not _is_cpu_dump(line)]
+        said = f": {lines[-1].strip()[:200]}" if lines else ""
+        return f"QEMU died of {signal_name(-status)}{said}" if status < 0 else f"QEMU ended with {status}{said}"
+
+    def log_tail(self) -> str:
+        """The end of QEMU's output."""
+        return self._child.log() if self._child is not None else self._log
+
+    def lane_memory(self) -> mmap.mmap | None:
+        """Guest-physical memory from address 0."""
+        return self._memory
+
+    def capabilities(self) -> Capabilities:
+        """What QEMU TCG can do."""
+        baud = self._options.throttle_baud
+        return Capabilities(
+            shared_memory=baud is None,
+            cpus=self._options.cpus,
+            may_be_dangerous=True,
+            boot_deadline_s=20.0,
+            round_trip_s=0.001 + (1000 / baud if baud else 0),
+        )
+
+    def version(self) -> str:
+        """As in "QEMU 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"."""
+        return _version(self._program) if self._program else "QEMU (not installed)"
+
+    @property
+    def version_tuple(self) -> tuple[int, ...]:
+        """As in (7, 2, 22)."""
+        found = re.search(r"\d+(\.\d+)+", self.version())
+        return tuple(map(int, found[0].split("."))) if found else ()
+
+    def command_line(self) -> list[str]:
+        """How QEMU is started."""
+        return self._argv("FD", "FD")
+
+    def missing(self) -> list[Missing]:
+        """What QEMU TCG needs and is not there."""
+        if self._program is not None:
+            return []
+        return [Missing(PROGRAM, "qemu-system-x86", "runs the suite on QEMU's emulated AMD CPU, without any hardware")]
+
+    def _argv(self, console_fd: str, memory_fd: str) -> list[str]:
+        options = self._options
+        memory = f"{options.memory_mib}M"
+        argv = [self._program or PROGRAM, "-accel", "tcg", "-M", "pc,memory-backend=ram", "-m", memory]
+        argv += ["-object", f"memory-backend-file,id=ram,size={memory},mem-path=/proc/self/fd/{memory_fd},share=on"]
+        argv += ["-smp", str(options.cpus), "-cpu", options.cpu_model or CPU_MODEL]
+        argv += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot", "-d", "cpu_reset"]
+        argv += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
+        argv += ["-kernel", str(options.executor_elf.absolute())]
+        if options.bundle is not None:
+            argv += ["-initrd", str(options.bundle.absolute())]
+        return [*argv, *options.extra_args]
+
+    def _drop_memory(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+def _is_cpu_dump(line: str) -> bool:
+    return re.match(r"(CPU Reset|[A-Z0-9]{2,5} ?=|XMM|FPR|CC[SDO]|EFER|Triple)", line.strip()) is not None
+
+
+@functools.cache
+def _version(program: str) -> str:
+    try:
+        ran = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"QEMU (unknown version: {error})"
+    found = re.search(r"version (.+)", ran.stdout)
+    return f"QEMU {found[1].strip()}" if found else "QEMU (unknown version)"

@@ -1,0 +1,3 @@
+"""The version of nsvm."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,155 @@
+"""What one pytest process holds for its whole run: the target, the clauses, the baseline, the run record."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.asm import Assembler
+from harness.baseline import Baseline
+from harness.clauses import Clause, load_clauses
+from harness.l1 import Tally
+from harness.record import Event, TargetInfo, Universal, Writer
+from harness.session import Session
+from harness.targets import create
+from harness.targets.base import Target, TargetOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+EXECUTOR = ROOT / "guest_payloads" / "executor" / "build"
+
+
+class SetupError(Exception):
+    """Something is missing before anything can run. The text is one line for people."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a run."""
+
+    target: str
+    out: Path
+    root: Path = ROOT  # holds suites/ and baselines/
+    worker: str = "main"
+    qemu: str | None = None
+    bochs: str | None = None
+    lane: str = "auto"
+    fresh_boot: str = "dirty"
+    cpus: int = 1
+    dangerous: bool = False
+    baseline: Path | None = None
+    cpu_model: str | None = None
+
+
+class Worker:
+    """One process' share of a run."""
+
+    def __init__(self, settings: Settings, make_target: Callable[[int], Target] | None = None) -> None:
+        self.settings = settings
+        self.clauses: dict[str, Clause] = load_clauses(settings.root / "suites")
+        self.assembler = Assembler(settings.root / ".nsvm" / "cache" / "asm")
+        self.tallies: dict[str, Tally] = {}
+        self.writer = Writer(settings.out / "run.jsonl")
+        self._workdir = tempfile.TemporaryDirectory(prefix=f"nsvm-{settings.worker}-", ignore_cleanup_errors=True)
+        self._make_target = make_target or self._create
+        self._cpus = settings.cpus
+        self._boots_before = 0
+        self.target = self._make_target(self._cpus)
+        self.session = self._session()
+        path = settings.baseline or settings.root / "baselines" / f"{settings.target}.toml"
+        self.baseline = Baseline.load(path, self.target.version_tuple)
+
+    def use_cpus(self, cpus: int) -> None:
+        """Sees to it that the target has that many CPUs: the next boot is another machine where it has not."""
+        if cpus == self._cpus:
+            return
+        self.session.restart(f"a machine with {cpus} CPUs is needed")
+        self._boots_before += self.session.boots
+        self._cpus = cpus
+        self.target = self._make_target(cpus)
+        self.session = self._session()
+
+    def machine(self) -> str:
+        """The machine in one line."""
+        boot = self.session.running
+        if boot is None:
+            return f"{self.target.name}, {self.target.version()}"
+        cpuid = boot.hello.cpuid
+        edx = f"Fn8000_000A EDX {cpuid.svm_bits:08X}h"
+        return f"{self.target.name}, {self.target.version()}; {cpuid.vendor} {cpuid.brand.strip()}, {edx}"
+
+    def rerun(self, test: str) -> str:
+        """The command that runs one test again."""
+        extra = f" --qemu {shlex.quote(self.settings.qemu)}" if self.settings.qemu else ""
+        return f"./nsvm run --target {self.settings.target}{extra} '{test}'"
+
+    def write_target(self) -> None:
+        """Writes down what the target is, as soon and as far as it is known."""
+        boot = self.session.running
+        leaves = [] if boot is None else [(*key, *value) for key, value in sorted(boot.hello.cpuid.leaves.items())]
+        self.writer.write(
+            TargetInfo(
+                target=self.settings.target,
+                worker=self.settings.worker,
+                version=self.target.version(),
+                command=self.target.command_line(),
+                executor_build="" if boot is None else boot.hello.build_id.hex(),
+                cpuid=leaves,
+                edx=0 if boot is None else boot.hello.cpuid.svm_bits,
+                boots=self._boots_before + self.session.boots,
+            )
+        )
+
+    def close(self) -> None:
+        """Ends the target and writes what was counted."""
+        for clause, tally in sorted(self.tallies.items()):
+            self.writer.write(
+                Universal(target=self.settings.target, clause=clause, checked=tally.checked, failed=tally.failed)
+            )
+        if self.session.boots:
+            self.write_target()
+        self.session.close()
+        self.writer.close()
+        self._workdir.cleanup()
+
+    def _session(self) -> Session:
+        return Session(self.target, use_lane=self.settings.lane != "serial", on_event=self._event)
+
+    def _event(self, what: str, detail: str) -> None:
+        event = Event(target=self.settings.target, worker=self.settings.worker, what=what, detail=detail)
+        self.writer.write(event)
+
+    def _create(self, cpus: int) -> Target:
+        options = TargetOptions(
+            workdir=Path(self._workdir.name),
+            executor_elf=EXECUTOR / "executor.elf",
+            disk_image=EXECUTOR / "disk.img",
+            qemu_path=self.settings.qemu,
+            bochs_path=self.settings.bochs,
+            cpus=cpus,
+            cpu_model=self.settings.cpu_model,
+        )
+        return create(self.settings.target, options)
+
+
+def check_setup(settings: Settings) -> None:
+    """Says what is missing before a run begins. Raises SetupError."""
+    probe = TargetOptions(
+        workdir=Path(tempfile.gettempdir()),
+        executor_elf=EXECUTOR / "executor.elf",
+        disk_image=EXECUTOR / "disk.img",
+        qemu_path=settings.qemu,
+        bochs_path=settings.bochs,
+    )
+    try:
+        target = create(settings.target, probe)
+    except KeyError as error:
+        raise SetupError(str(error.args[0])) from None
+    missing = target.missing()
+    if getattr(target, "needs_executor", True) and not (EXECUTOR / "executor.elf").exists():
+        raise SetupError(f"the executor is not built: run `make -C {EXECUTOR.parent}` (./nsvm run does)")
+    if missing:
+        named = "; ".join(f"{item.what} (package {item.package}: {item.why})" for item in missing)
+        raise SetupError(f"target {settings.target} cannot start here: missing {named}")

@@ -1,0 +1,64 @@
+"""Reports on a run, made from its record alone: an HTML page, JUnit XML, and a table for the terminal."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.record import FILE_NAME, load
+from harness.summary import Summary, summarise
+from reports.html import render_html
+from reports.junit import render_junit
+
+__all__ = ["Rendered", "render_all", "render_html", "render_junit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What was written, and what it says."""
+
+    html: Path | None
+    junit: Path | None
+    summary: Summary
+
+
+def render_all(
+    run_dir: str | os.PathLike[str],
+    *,
+    html: bool | str | os.PathLike[str] = True,
+    junit: bool | str | os.PathLike[str] = True,
+) -> Rendered:
+    """Read `run_dir`/run.jsonl, write index.html and junit.xml beside it (or where a path says), and count the run.
+
+    Each file appears whole or not at all. Raises OSError.
+    """
+    base = Path(run_dir)
+    summary = summarise(load(base / FILE_NAME))
+    html_path = _place(base, "index.html", html)
+    junit_path = _place(base, "junit.xml", junit)
+    if html_path is not None:
+        _write(html_path, render_html(summary).encode("utf-8"))
+    if junit_path is not None:
+        _write(junit_path, render_junit(summary))
+    return Rendered(html_path, junit_path, summary)
+
+
+def _place(base: Path, name: str, wanted: bool | str | os.PathLike[str]) -> Path | None:
+    if isinstance(wanted, bool):
+        return base / name if wanted else None
+    return Path(wanted)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

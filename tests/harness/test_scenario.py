@@ -1,0 +1,87 @@
+"""Scenarios: what is compiled for a boot leaves exactly the memory that was asked for, in fewer bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import images, places, steps
+from harness.scenario import Page, Scenario, Templates, compile_items, differing_runs
+from tests.fake_l1 import FakeL1
+
+pages = st.dictionaries(st.integers(0, 4095), st.integers(0, 255), max_size=12)
+
+
+def page_of(changes: dict[int, int], ground: bytes = bytes(4096)) -> bytes:
+    page = bytearray(ground)
+    for at, byte in changes.items():
+        page[at] = byte
+    return bytes(page)
+
+
+@given(old=pages, new=pages, join=st.integers(0, 20))
+def test_differing_runs_cover_the_differences_and_little_more(old, new, join):
+    before, after = page_of(old), page_of(new)
+
+    runs = differing_runs(before, after, join)
+
+    patched = bytearray(before)
+    for start, end in runs:
+        assert before[start] != after[start]
+        assert before[end - 1] != after[end - 1]
+        patched[start:end] = after[start:end]
+    assert bytes(patched) == after
+    assert all(right[0] - left[1] > join for left, right in zip(runs, runs[1:], strict=False))
+
+
+@given(first=pages, second=pages)
+def test_pages_arrive_whole_with_and_without_a_template(first, second):
+    template = images.vmcb_image("long64")
+    machine, templates = FakeL1(), Templates()
+    for changes in (first, second):
+        wanted = page_of(changes, bytes(template.data))
+        for like in (bytes(template.data), None):
+            compiled = compile_items([Page(places.VMCB, wanted, like)], templates)
+            machine.respond(steps.encode_list(compiled))
+            assert bytes(machine.memory[places.VMCB : places.VMCB + 4096]) == wanted
+
+
+def test_a_template_makes_the_second_page_small():
+    good = bytes(images.vmcb_image("long64").data)
+    templates = Templates()
+    first = steps.encode_list(compile_items([Page(places.VMCB, good, good)], templates))
+
+    second = steps.encode_list(compile_items([Page(places.VMCB, page_of({0x58: 0}, good), good)], templates))
+
+    assert len(first) > 300
+    assert len(second) < 64
+
+
+def test_more_templates_than_slots_still_work():
+    templates, machine = Templates(), FakeL1()
+    for n in range(200):
+        wanted = page_of({0: n, 9: 1})
+        machine.respond(steps.encode_list(compile_items([Page(places.VMCB, wanted, wanted)], templates)))
+        assert bytes(machine.memory[places.VMCB : places.VMCB + 4096]) == wanted
+
+
+def test_stored_scenario_is_the_same_scenario():
+    scenario = Scenario([Page(places.VMCB, page_of({5: 7})), steps.rdmsr(0xC0000080), steps.mem_read(places.SCRATCH, 8, "x")])
+
+    again = Scenario.from_json(scenario.to_json())
+
+    assert again.digest() == scenario.digest()
+    assert again.to_json() == scenario.to_json()
+
+
+@pytest.mark.parametrize("change", ["page", "step", "order"])
+def test_digest_notices_any_change(change):
+    items = [Page(places.VMCB, page_of({5: 7})), steps.rdmsr(0xC0000080)]
+    changed = {
+        "page": [Page(places.VMCB, page_of({5: 8})), items[1]],
+        "step": [items[0], steps.rdmsr(0xC0000081)],
+        "order": items[::-1],
+    }
+
+    assert Scenario(changed[change]).digest() != Scenario(items).digest()
