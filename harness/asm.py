@@ -24,6 +24,9 @@ from elftools.elf.sections import SymbolTableSection
 _VERSION = 1  # part of every cache key: raise it when the output for the same text changes
 _PROCESS_DEADLINE_S = 60.0
 _LABEL = re.compile(r"(?:^|;)\s*([A-Za-z_][A-Za-z0-9_]*)\s*:(?!:)", re.MULTILINE)
+_PREFIX = r"(?:rep(?:n?[ez])?|lock|data(?:16|32)|addr(?:16|32)|rex(?:\.\w+)?|[c-gs]s)"
+_STATEMENT = re.compile(rf"((?:\s*[A-Za-z_0-9]+\s*:)*)(\s*(?:{_PREFIX}\s+)*[\w.]*)(.*)", re.DOTALL)
+_WORD = re.compile(r"(?<![\w.])[A-Za-z_][A-Za-z0-9_]*\b")
 _SET = re.compile(r"\.(?:set|equ)\s+([A-Za-z_][A-Za-z0-9_]*)\s*,")
 
 
@@ -130,12 +133,23 @@ class Assembler:
 
 
 def _section(number: int, snippet: Snippet) -> str:
-    text = snippet.text
-    for name in set(_LABEL.findall(text)) | set(_SET.findall(text)):
-        text = re.sub(rf"\b{name}\b", f"{name}__s{number}", text)
+    names = set(_LABEL.findall(snippet.text)) | set(_SET.findall(snippet.text))
+    text = "\n".join(
+        ";".join(_rename(part, names, number) for part in line.split(";")) for line in snippet.text.split("\n")
+    )
     # The line marker makes the assembler's complaints name the snippet and count its own lines.
     head = f'.section .s{number},"ax",@progbits\n.intel_syntax noprefix\n.code{snippet.bits}\n'
     return f'{head}# 1 "snippet{number}"\n{text}\n'
+
+
+def _rename(statement: str, names: set[str], number: int) -> str:
+    """A statement with its labels renamed; the mnemonic stays, for a label may be called like an instruction."""
+    labels, mnemonic, operands = _STATEMENT.fullmatch(statement).groups()  # type: ignore[union-attr]  # matches anything
+
+    def renamed(text: str) -> str:
+        return _WORD.sub(lambda word: f"{word[0]}__s{number}" if word[0] in names else word[0], text)
+
+    return renamed(labels) + mnemonic + renamed(operands)
 
 
 def _run(command: list[str], snippets: list[Snippet]) -> None:

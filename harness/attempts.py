@@ -64,7 +64,8 @@ class Decided:
             machine = self._worker.machine()
             rerun = self._worker.rerun(self._test)
             pytest.fail(
-                failure_text(self._verdicts, self._worker.clauses, self._evidence, machine, rerun), pytrace=False
+                failure_text(self._verdicts, self._fresh, self._worker.clauses, self._evidence, machine, rerun),
+                pytrace=False,
             )
 
 

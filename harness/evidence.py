@@ -12,7 +12,7 @@ from harness.exit import Exit
 from harness.expect import Match, hexadecimal
 from harness.guest import BITS, Guest
 from harness.l1 import L1
-from harness.record import CodeLine, Evidence, Row
+from harness.record import CodeLine, Evidence, Fresh, Row
 from harness.verdict import Attempt, ClauseVerdict
 
 CODE_LINES_MAX = 40
@@ -63,6 +63,7 @@ def disassemble(guest: Guest, exit: Exit | None) -> list[CodeLine]:
 
 def failure_text(
     verdicts: Sequence[ClauseVerdict],
+    fresh: Fresh,
     clauses: dict[str, Clause],
     evidence: Sequence[Evidence],
     machine: str,
@@ -80,6 +81,12 @@ def failure_text(
             lines += [f"  {stated.statement}", f"  {source_of(stated)}"]
         if verdict.deviation:
             lines.append(f"  baseline: {verdict.deviation.reason} [{verdict.deviation.reference}]")
+    if fresh.state == "same":
+        lines.append("seen on a shared boot, and the same on a fresh one")
+    elif fresh.state == "differs":
+        lines.append(
+            f"differs: {fresh.shared_verdict} on a shared boot ({fresh.shared_reason}); the above is on a fresh boot"
+        )
     for item in evidence:
         lines += ["", item.title]
         width = max((len(row.name) for row in item.rows), default=0)

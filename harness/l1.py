@@ -1,4 +1,4 @@
-"""The `l1` fixture: a test's hold on L1. It describes what to run, runs it, and remembers what a report will want to know."""
+"""The `l1` fixture: a test's hold on L1. It says what to run, and remembers what a report will want to know."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class L1:
         self.execute(Scenario([steps.mem_fill(addr, size, byte)]))
 
     def scratch(self, pages: int = 1) -> int:
-        """The address of pages that no one else uses, filled with zeros. Raises MemoryError when the arena is used up."""
+        """The address of pages that no one else uses, filled with zeros. Raises MemoryError when there is no room."""
         addr = self._next_page
         if addr + pages * PAGE > places.SCRATCH_END:
             raise MemoryError("the arena has no pages left")

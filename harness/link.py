@@ -5,9 +5,10 @@ each call returns the answer to its own request or raises a LinkError by its dea
 
 When nothing comes for a while, the serial side first asks HELLO_REQUEST: a frame of 15 bytes, which waits unharmed in a
 16-byte FIFO while the executor is busy. Only the answer to that, which says that the executor is idle and is still
-the same boot, makes the request go out again. So a slow scenario is not flooded with repeats, and a machine that was
-reset unnoticed never runs half of a conversation. What cannot be seen is a reset between two requests whose hello
-the line swallowed, if the next request gets through at once.
+the same boot, makes the request go out again. So a slow scenario is not flooded with repeats. And as a damaged hello may
+be among whatever else came that is no frame, no answer is taken after that before the executor has said again which
+boot it is. On the memory lane a request is rung again instead: the executor reads it where it lies, and an executor
+that was reset does not listen there.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from harness.transcript import Transcript, reason_name
 
 REFUSALS_MAX = 8  # of one request
 QUIET_ROUND_TRIPS = 4  # silence this long, after something came, is the end of it
-QUIET_MIN_S = 0.005
+QUIET_MIN_S = 0.02
 FRAGMENT_ROUND_TRIPS = 8  # how long to wait for a fragment that was asked for, or that should follow
-FRAGMENT_MIN_S = 0.05
+FRAGMENT_MIN_S = 0.25
 NUDGE_ROUND_TRIPS = 8
 ASK_HELLO_S = 1.0
 LAST_READS = 64
@@ -116,6 +117,7 @@ class Link:
         self._dead: LinkReset | None = None
         self._unanswered: tuple[int, bytes] | None = None  # the request that lies in the lane
         self._received_before = 0
+        self._doubt = False  # something came that is no frame: it may have been the hello of another boot
         self._transcript = Transcript()
         self.hello_seen: Hello | None = None
         self.stats = LinkStats()
@@ -261,6 +263,7 @@ class Link:
         deadline = now + deadline_s
         if self._unanswered:
             self._settle(*self._unanswered, deadline, deadline_s)
+        self._dispel_doubt(deadline)
         repeat_s = self._retransmit_s or max(deadline_s / 3, self._nudge_min_s)
         request = Message(kind, self._take_seq(), body)
         answer = Answer(request.seq)
@@ -283,7 +286,7 @@ class Link:
                 elif not self._take_unannounced(request.seq):
                     probing = self._nudge(framed, request.seq, deadline - now)
             if self._receive(min(deadline, nudge_at) - now, answer.seq):
-                nudge_at = max(nudge_at, self._clock() + self._quiet_s)
+                nudge_at = max(nudge_at, self._clock() + (self._fragment_s if answer.count else self._quiet_s))
             while self._queue:
                 item = self._queue.popleft()
                 message = self._sort(item)
@@ -296,6 +299,7 @@ class Link:
                         raise self._error(LinkGarbage, f"an answer that cannot be: {wrong}", request.seq)
                     if answer.whole:
                         self._unanswered = None
+                        self._dispel_doubt(deadline)
                         return answer.data
                     at_once = answer.asked or int.from_bytes(message.body[:2], "little") == answer.count - 1
                     nudge_at = min(nudge_at, self._clock() + (0 if at_once else self._fragment_s))
@@ -312,6 +316,10 @@ class Link:
                     nudge_at = min(nudge_at, self._clock() + self._quiet_s)
                 else:
                     self.stats.stale_answers += message.type == MessageType.ANSWER
+
+    def _dispel_doubt(self, deadline: float) -> None:
+        if self._doubt and not self.on_lane:
+            self._await_hello(deadline - self._clock(), ask_at_once=True)
 
     def _nudge(self, framed: bytes, seq: int, deadline_s: float) -> bool:
         """Doubts that a request arrived. True: the executor was asked whether it is idle."""
@@ -417,6 +425,7 @@ class Link:
         self._transcript.came(item)
         if not isinstance(item, Message):
             self.stats.bad_frames += isinstance(item, BadFrame)
+            self._doubt = True
             return None
         if item.type == MessageType.NOTE:
             return None
@@ -438,6 +447,7 @@ class Link:
             self._dead = self._error(LinkReset, "the machine was reset: another hello came", message.seq)
             self._dead.hello = hello
             raise self._dead
+        self._doubt = False
         return message
 
     def _receive(self, wait_s: float, seq: int) -> bool:

@@ -304,20 +304,20 @@ def _plain(value: object, string_max: int, list_max: int, depth: int = 0) -> obj
 
 
 def encode(record: Record | Mapping[str, object]) -> bytes:
-    """The line of a record with its newline: ASCII, at most LINE_MAX_BYTES; what does not fit is cut and says so."""
+    """The line of a record with its newline: ASCII, at most LINE_MAX_BYTES. What does not fit is cut; text says so."""
     kind: object
     if isinstance(record, Mapping):
         kind = record.get("kind", "")
         source: object = {k: v for k, v in record.items() if k != "kind"}
     else:
         kind, source = record.KIND, record
-    for string_max, list_max in ((_STRING_MAX, _LIST_MAX), (4096, 500), (512, 100), (64, 20)):
+    for string_max, list_max in ((_STRING_MAX, _LIST_MAX), (4096, 500), (512, 100), (64, 20), (64, 0)):
         body = _plain(source, string_max, list_max)
         assert isinstance(body, dict)
         line = json.dumps({"kind": str(kind), **body}, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
         if len(line) < LINE_MAX_BYTES:
             return line.encode("ascii") + b"\n"
-    raise ValueError(f"a {kind} record that no cutting makes fit a line")
+    raise AssertionError("a record without its lists fits a line")
 
 
 class Writer:

@@ -111,6 +111,9 @@ class Session:
             except MalformedAnswer as error:
                 self._stop()
                 raise TargetLost("CRASH", "garbage", f"the executor's answer makes no sense: {error}") from error
+            except Exception:
+                self._stop()  # whatever it was, what the boot does now is not known
+                raise
             _check(batch, answered)
             records += answered
         return records

@@ -353,6 +353,8 @@ def decode_vmrun(record: Record) -> VmrunAnswer:
     result, cycles, mask, event_count, diff_count, host_count = cursor.take("<IQHHHH")
     registers = cursor.take_registers(mask)
     events = cursor.take_faults(event_count)
+    if result & VmrunResult.FAULTED and not any(event.phase is Phase.VMRUN for event in events):
+        raise MalformedAnswer("VMRUN faulted, but no fault is recorded")
     differences = []
     for _ in range(diff_count):
         offset, size = cursor.take("<HH")

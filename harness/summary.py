@@ -248,6 +248,7 @@ class TargetSummary:
     """Outcomes by verdict."""
     clauses_by_category: dict[str, int]
     """How many distinct clauses the outcomes of a category touch."""
+    cut_short: bool = False
 
     @property
     def sentence(self) -> str:
@@ -262,7 +263,7 @@ class TargetSummary:
         elif tally.lost == tally.tests - tally.skipped:
             parts.append("nothing was judged")
         else:
-            parts.append("no new deviation")
+            parts.append("no new deviation" + (" so far" if self.cut_short else ""))
         if tally.mended:
             parts.append(f"{_count(tally.mended, 'known deviation')} mended in {_count(clauses['mended'], 'clause')}")
         if tally.known:
@@ -458,7 +459,7 @@ def _machines(run: Run, target: str) -> list[Machine]:
     return machines
 
 
-# ------------------------------------------------------------------------------------------------------ bits and clauses
+# ----------------------------------------------------------------------------------------------------- bits and clauses
 
 
 def _squeezed(name: str) -> str:
@@ -466,9 +467,7 @@ def _squeezed(name: str) -> str:
 
 
 _BIT_NUMBERS = {
-    _squeezed(name): bit.bit
-    for bit in SVM_BITS
-    for name in (bit.name, *bit.aliases, f"bit{bit.bit}", str(bit.bit))
+    _squeezed(name): bit.bit for bit in SVM_BITS for name in (bit.name, *bit.aliases, f"bit{bit.bit}", str(bit.bit))
 }
 
 
@@ -540,7 +539,8 @@ def summarise(run: Run, *, ending: bool = False) -> Summary:
         for name in names
         if (found := [j for j in clause.judged.get(name, ()) if j.category == wanted])
     ]
-    targets = [_target(run, name, outcomes) for name in names]
+    cut_short = not (run.complete or ending)
+    targets = [_target(run, name, outcomes, cut_short) for name in names]
     _cross_check(run, outcomes, clauses, contradictions)
     return Summary(
         run=run,
@@ -550,7 +550,7 @@ def summarise(run: Run, *, ending: bool = False) -> Summary:
         outcomes=outcomes,
         deviations=deviations,
         contradictions=contradictions,
-        cut_short=not (run.complete or ending),
+        cut_short=cut_short,
     )
 
 
@@ -575,7 +575,7 @@ def _bit_cell(row: BitSummary, target: str, offered: bool | None) -> BitCell:
     )
 
 
-def _target(run: Run, name: str, outcomes: list[Outcome]) -> TargetSummary:
+def _target(run: Run, name: str, outcomes: list[Outcome], cut_short: bool) -> TargetSummary:
     tally = Tally()
     touched: dict[str, set[str]] = {c: set() for c in CATEGORIES}
     counts: Counter[str] = Counter()
@@ -585,7 +585,8 @@ def _target(run: Run, name: str, outcomes: list[Outcome]) -> TargetSummary:
         tally.add(outcome.verdict, outcome.news, outcome.result.reason)
         counts[outcome.verdict] += 1
         touched[outcome.category].update(j.clause for j in outcome.judged if j.category == outcome.category)
-    return TargetSummary(name, _machines(run, name), tally, counts, {c: len(ids) for c, ids in touched.items()})
+    by_category = {c: len(ids) for c, ids in touched.items()}
+    return TargetSummary(name, _machines(run, name), tally, counts, by_category, cut_short)
 
 
 def _cross_check(

@@ -56,7 +56,7 @@ Check = Callable[[Exit, Context], Iterator[Row]]
 
 def judge(exit: Exit, context: Context) -> dict[str, Match]:
     """Every check that applies to this exit, by clause id. A VMRUN that faulted made no #VMEXIT: nothing applies."""
-    if exit.fault or exit.answer.result & VmrunResult.NOT_COMPARED:
+    if exit.answer.result & (VmrunResult.FAULTED | VmrunResult.NOT_COMPARED):
         return {}
     outcome = {}
     for clause, check in CHECKS.items():
@@ -122,7 +122,14 @@ def _exitintinfo(exit: Exit, _context: Context) -> Iterator[Row]:
 
 
 def _control_area(exit: Exit, context: Context) -> Iterator[Row]:
-    yield from _untouched(exit, context, "control area", named=True, save=False)
+    if not _invalid(exit):
+        yield from _untouched(exit, context, "control area", named=True, save=False)
+
+
+def _control_area_when_invalid(exit: Exit, context: Context) -> Iterator[Row]:
+    # A clause of its own: an L0 refuses a VMCB on another path than the one on which it leaves L2.
+    if _invalid(exit):
+        yield from _untouched(exit, context, "control area", named=True, save=False)
 
 
 def _reserved(exit: Exit, context: Context) -> Iterator[Row]:
@@ -172,6 +179,7 @@ CHECKS: dict[str, Check] = {
     "core.exit.eventinj_v_clear": _eventinj,
     "core.exit.exitintinfo_consistent": _exitintinfo,
     "core.exit.control_area_untouched": _control_area,
+    "core.exit.control_area_untouched_when_invalid": _control_area_when_invalid,
     "core.exit.reserved_untouched": _reserved,
     "core.exit.vmload_fields_untouched": _vmload_fields,
     "core.exit.exitcode_known": _exitcode,

@@ -42,6 +42,10 @@ class Settings:
     baseline: Path | None = None
     cpu_model: str | None = None
 
+    def baseline_of(self, version: tuple[int, ...]) -> Baseline:
+        """The known deviations of the target at that version. Raises BaselineError."""
+        return Baseline.load(self.baseline or self.root / "baselines" / f"{self.target}.toml", version)
+
 
 class Worker:
     """One process' share of a run."""
@@ -58,8 +62,7 @@ class Worker:
         self._boots_before = 0
         self.target = self._make_target(self._cpus)
         self.session = self._session()
-        path = settings.baseline or settings.root / "baselines" / f"{settings.target}.toml"
-        self.baseline = Baseline.load(path, self.target.version_tuple)
+        self.baseline = settings.baseline_of(self.target.version_tuple)
 
     def use_cpus(self, cpus: int) -> None:
         """Sees to it that the target has that many CPUs: the next boot is another machine where it has not."""
@@ -134,8 +137,8 @@ class Worker:
         return create(self.settings.target, options)
 
 
-def check_setup(settings: Settings) -> None:
-    """Says what is missing before a run begins. Raises SetupError."""
+def check_setup(settings: Settings) -> Target:
+    """The target, unstarted, if all that it needs is here. Raises SetupError, which says what is missing."""
     probe = TargetOptions(
         workdir=Path(tempfile.gettempdir()),
         executor_elf=EXECUTOR / "executor.elf",
@@ -153,3 +156,4 @@ def check_setup(settings: Settings) -> None:
     if missing:
         named = "; ".join(f"{item.what} (package {item.package}: {item.why})" for item in missing)
         raise SetupError(f"target {settings.target} cannot start here: missing {named}")
+    return target

@@ -22,7 +22,6 @@ from harness.summary import (
     ClauseSummary,
     Deviation,
     Judged,
-    Machine,
     Outcome,
     Summary,
     events_of,
@@ -114,6 +113,18 @@ class ShownDeviation:
     elsewhere: list[tuple[str, str]]
     """(test, anchor) of evidence that another deviation shows."""
     commands: list[str]
+    alike: list[Alike]
+
+
+@dataclass(slots=True)
+class Alike:
+    """The parameters of one test function that deviate in the same words."""
+
+    function: str
+    params: list[str]
+    verdict: str
+    summary: str
+    fresh_differs: bool
 
 
 @dataclass(slots=True)
@@ -182,9 +193,13 @@ def _deviations(summary: Summary, budget: _Budget) -> list[ShownDeviation]:
         full: list[ShownEvidence] = []
         elsewhere: list[tuple[str, str]] = []
         wanted = FULL_EVIDENCE_PER_NEW if deviation.category == "new" else 1
+        said: set[tuple[str, str]] = set()
         for judged in sorted(deviation.judged, key=lambda j: not j.outcome.result.evidence):
             if deviation.category == "mended" or len(full) >= wanted:
                 break
+            if (judged.verdict, judged.summary) in said:
+                continue
+            said.add((judged.verdict, judged.summary))
             other = budget.shown.get(judged.outcome.number)
             if other is not None:
                 if len(elsewhere) < wanted:
@@ -194,8 +209,17 @@ def _deviations(summary: Summary, budget: _Budget) -> list[ShownDeviation]:
                 break
             full.append(budget.show(judged.outcome, where))
         commands = list(dict.fromkeys(j.outcome.result.rerun for j in deviation.judged if j.outcome.result.rerun))
-        shown.append(ShownDeviation(deviation, where, full, elsewhere, commands))
+        shown.append(ShownDeviation(deviation, where, full, elsewhere, commands, _alike(deviation.judged)))
     return shown
+
+
+def _alike(judged: Sequence[Judged]) -> list[Alike]:
+    found: dict[tuple[str, str, str, bool], Alike] = {}
+    for item in judged:
+        function, param = split_param(item.outcome.test)
+        key = (function, item.verdict, item.summary, item.outcome.fresh_differs)
+        found.setdefault(key, Alike(function, [], item.verdict, item.summary, key[3])).params.append(param)
+    return list(found.values())
 
 
 def _test_groups(judged: Sequence[Judged], links: dict[tuple[str, str, str], str]) -> dict[str, list[TestGroup]]:
@@ -251,6 +275,7 @@ def _cut_short(summary: Summary) -> list[str]:
     if run.results:
         last = run.results[-1]
         told.append(f"The last result is of {last.test} on {last.target}, worker {last.worker or 'unnamed'}.")
+    told += [p.text[:1].upper() + p.text[1:] + "." for p in run.problems if p.torn]
     told.append("What was still to come is not known, and the sums of the universal exit checks may be missing.")
     return told
 
@@ -258,9 +283,11 @@ def _cut_short(summary: Summary) -> list[str]:
 def _status(summary: Summary) -> tuple[str, str]:
     """(kind, words) of the badge beside the title."""
     if summary.new:
-        return "new", "new deviations"
-    if summary.mended:
+        return "new", "new deviations" if summary.new > 1 else "new deviation"
+    if summary.mended and not summary.cut_short:
         return "mended", "baseline to be mended"
+    if summary.cut_short:
+        return "lost", "cut short"
     if summary.exit_status:
         return "lost", "not conclusive"
     return "ok", "nothing new"
@@ -318,7 +345,7 @@ def render_html(summary: Summary) -> str:
     style, script = _raw(env, "report.css"), _raw(env, "report.js")
     assert "</" not in style and "</" not in script
     clauses = [c for bit in summary.bits for c in bit.clauses]
-    return env.get_template("report.html.j2").render(
+    page = env.get_template("report.html.j2").render(
         s=summary,
         run=summary.run,
         status=_status(summary),
@@ -347,8 +374,8 @@ def render_html(summary: Summary) -> str:
         news_text=NEWS_TEXT,
         bad=BAD_VERDICTS,
         most_tests=TESTS_LISTED_MAX,
-        boots=_boots,
     )
+    return page.lstrip()
 
 
 def _clause_link(clause: ClauseSummary, target: str, links: dict[tuple[str, str, str], str]) -> str:
@@ -363,9 +390,3 @@ def _event_counts(summary: Summary) -> dict[tuple[str, str], Counter[str]]:
     for event in summary.run.events:
         found.setdefault((event.target, event.worker), Counter())[event.what] += 1
     return found
-
-
-def _boots(summary: Summary, machine: Machine) -> int:
-    """How often the machine's workers booted their targets, as far as the record says."""
-    told = sum(1 for e in summary.run.events if e.target == machine.target and e.what == "boot")
-    return told or machine.info.boots

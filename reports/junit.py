@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from datetime import datetime
 
 from harness.summary import Machine, Outcome, Summary, TargetSummary
-from reports.text import block, line
+from reports.text import block, line, visible
 
 _REASON_MAX = 600
 _BODY_MAX = 20_000
@@ -144,7 +144,7 @@ def _body(outcome: Outcome) -> str:
             out.append(block(evidence.log, 4000))
     if outcome.result.rerun:
         out += ["", f"again: {line(outcome.result.rerun)}"]
-    text = "\n".join(out)
+    text = visible("\n".join(out), keep="\n\t")
     return text if len(text) <= _BODY_MAX else f"{text[:_BODY_MAX]}\n[cut: the whole is in run.jsonl]"
 
 

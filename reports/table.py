@@ -59,7 +59,7 @@ def render_table(summary: Summary, *, width: int = PLAIN_WIDTH, colour: bool = F
     _print_lost(console, summary)
     _print_record(console, summary)
     console.print(Text(line(summary.sentence, 2000) + "."), style="bold", soft_wrap=True)
-    return out.getvalue()
+    return "".join(f"{text.rstrip()}\n" for text in out.getvalue().splitlines())
 
 
 def print_summary(
@@ -82,7 +82,7 @@ def print_summary(
     file.flush()
 
 
-_ASCII = {ord("─"): "-", ord("━"): "-", ord("…"): "...", ord("–"): "-", ord("—"): "-", ord("╶"): " ", ord("╴"): " "}
+_ASCII = str.maketrans({"\u2500": "-", "\u2501": "-", "\u2026": "...", "\u2013": "-", "\u2014": "-"})
 
 
 def _print_target(console: Console, summary: Summary, target: TargetSummary) -> None:
@@ -98,7 +98,7 @@ def _print_target(console: Console, summary: Summary, target: TargetSummary) -> 
     table.add_column("offered", no_wrap=True)
     for title in ("tests", "pass", "known", "new", "mend", "skip", "lost"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, min_width=len("CRASH mended"))
     quiet: list[BitSummary] = []
     for bit in summary.bits:
         if not bit.clauses:
@@ -155,7 +155,9 @@ def _print_deviations(console: Console, title: str, deviations: list[Deviation],
         first = deviation.judged[0]
         if first.summary and deviation.category == "new":
             _indented(console, line(first.summary, 300))
-        console.print(Text(f"    {line(first.outcome.test, 300)}" + (f" and {more} more" if more else "")), soft_wrap=True)
+        console.print(
+            Text(f"    {line(first.outcome.test, 300)}" + (f" and {more} more" if more else "")), soft_wrap=True
+        )
         if first.outcome.result.rerun:
             console.print(Text(f"    {line(first.outcome.result.rerun, 400)}"), soft_wrap=True)
     if len(deviations) > DEVIATIONS_MAX:

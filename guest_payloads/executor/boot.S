@@ -59,8 +59,6 @@ entry_common:                                   /* ESI kind, EBX information, EC
     addl $8, %edi
     loop 2b
 
-    .global enter_long_mode32
-enter_long_mode32:
     movl $0x20, %eax                            /* PAE */
     movl %eax, %cr4
     movl $long_tables, %eax

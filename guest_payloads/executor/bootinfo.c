@@ -95,8 +95,10 @@ static int overlaps(u64 base, u64 size) { return boot.bundle < base + size && ba
 /* The module must not lie where scenarios write, nor in our image, nor above the 4 GiB we map. */
 static void place_bundle(void)
 {
-    if (!boot.bundle_size)
+    if (!boot.bundle_size) {
+        boot.bundle = 0;
         return;
+    }
     u64 image = (u64)image_start, image_size = (u64)(image_end - image_start);
     if (boot.bundle >= 1ull << 32 || boot.bundle_size >= 1ull << 31 || overlaps(image, image_size) || overlaps(0, 0x1000)) {
         boot.complaint = "bundle refused: the boot module lies in the executor's memory or above 4 GiB";

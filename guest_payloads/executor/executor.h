@@ -179,6 +179,18 @@ void uart_start(u16 port);
 int uart_get(u8 *errors);       /* a byte, or -1 */
 void uart_put(const u8 *bytes, u32 size);
 void uart_flush(void);
+int uart_is_there(void);
+
+/* xen_console.c */
+int xen_console_start(void);    /* 0 where there is none */
+int xen_console_get(void);
+void xen_console_put(const u8 *bytes, u32 size);
+
+/* console.c */
+void console_start(u16 port);
+int console_get(u8 *errors);
+void console_put(const u8 *bytes, u32 size);
+void console_flush(void);
 
 /* frame.c */
 void crc_start(void);

@@ -34,7 +34,7 @@ static void send_serial(u8 type, u16 seq, const void *first, u32 first_size, con
     encoded[0] = 0;
     u32 encoded_size = cobs_encode(encoded + 1, message, size + 4);
     encoded[1 + encoded_size] = 0;
-    uart_put(encoded, encoded_size + 2);
+    console_put(encoded, encoded_size + 2);
 }
 
 static void send_lane(u8 type, u16 seq, const void *first, u32 first_size, const void *second, u32 second_size)
@@ -49,7 +49,7 @@ static void send_lane(u8 type, u16 seq, const void *first, u32 first_size, const
     memcpy(to + size, &crc, 4);
     memcpy(lane_answer, &total, 4);
     BARRIER();
-    uart_put(&doorbell, 1);
+    console_put(&doorbell, 1);
 }
 
 static void send_parts(u8 type, u16 seq, const void *first, u32 first_size, const void *second, u32 second_size)
@@ -166,7 +166,7 @@ static void take_message(u8 *bytes, u32 size)
             return refuse(REFUSED_BODY_LEN, seq);
         store(MSG_REBOOT, seq, crc, 0);
         send_answer();
-        uart_flush();
+        console_flush();
         reset_machine();
     default:
         return refuse(REFUSED_TYPE, seq);
@@ -221,7 +221,7 @@ void serve(void)
     decode_again(&decoder);
     for (;;) {
         u8 errors = 0;
-        int byte = uart_get(&errors);
+        int byte = console_get(&errors);
         if (byte >= 0)
             take_byte((u8)byte, errors);
         else

@@ -8,10 +8,8 @@ void executor_main(void)
     memset(cpu_at(0), 0, sizeof(struct cpu));
     load_descriptors(0);                /* first, so that a fault in what follows can be told */
     crc_start();
-    uart_start(0x3F8);
     read_boot_info();
-    if (boot.uart_port != 0x3F8)
-        uart_start(boot.uart_port);
+    console_start(boot.uart_port);
     enable_features();
     apic_start();
     choose_host_items();

@@ -1,7 +1,7 @@
 /* A 16550 at any port, polled. Flow control is the protocol's stop and wait, so the FIFO is enough. */
 #include "executor.h"
 
-enum { DATA = 0, DIVISOR_LOW = 0, INTERRUPTS = 1, DIVISOR_HIGH = 1, FIFO = 2, LINE = 3, MODEM = 4, STATUS = 5 };
+enum { DATA = 0, DIVISOR_LOW = 0, INTERRUPTS = 1, DIVISOR_HIGH = 1, FIFO = 2, LINE = 3, MODEM = 4, STATUS = 5, SCRATCH = 7 };
 enum { STATUS_READY = 0x01, STATUS_ERRORS = 0x1E, STATUS_EMPTY = 0x20 };
 
 static u16 base;
@@ -19,6 +19,12 @@ void uart_start(u16 port)
     out8(base + FIFO, 0xC7);            /* on, cleared, trigger at 14 */
     out8(base + MODEM, 0x03);           /* DTR, RTS */
     fifo_size = (in8(base + FIFO) & 0xC0) == 0xC0 ? 16 : 1;
+}
+
+int uart_is_there(void)
+{
+    out8(base + SCRATCH, 0x5A);
+    return in8(base + SCRATCH) == 0x5A;
 }
 
 int uart_get(u8 *errors)

@@ -1,6 +1,8 @@
-"""`nsvm bless`: turns what a run found into proposed edits of the baselines. Nobody's reason is made up: without one nothing is proposed.
+"""`nsvm bless`: turns what a run found into proposed edits of the baselines. Nobody's reason is made up: without
+one nothing is proposed.
 
-New deviations become entries that name the tests they were seen in, so that the day one is mended it is noticed. Mended ones leave.
+New deviations become entries that name the tests they were seen in, so that the day one is mended it is noticed.
+Mended ones leave.
 A baseline is edited as text: comments and the order of what is there stay.
 """
 
@@ -21,8 +23,8 @@ from pathlib import Path
 
 from harness.baseline import Baseline, BaselineError, Deviation, in_range
 from harness.cli.clauses import collect
+from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
-from harness.cli.main import ROOT
 from harness.cli.render import find_run
 from harness.record import BAD_VERDICTS, FILE_NAME, load
 from harness.summary import Judged, Summary, summarise
@@ -39,14 +41,28 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         "bless",
         parents=[common],
         help="propose baseline entries for what a run found",
-        description="Prints, as a diff, the edits that would make the run's new deviations known and forget its mended ones. "
+        description="Prints, as a diff, the edits that would make the run's new deviations known and forget its "
+        "mended ones. "
         "Without --write nothing is changed. Exit status 0, or 2 without a reason.",
     )
     parser.add_argument("folder", metavar="RUN", help="a run folder, for example runs/latest")
     parser.add_argument("--reason", default="", metavar="TEXT", help="why the target deviates: required")
-    parser.add_argument("--reference", default="", metavar="TEXT", help="where that can be read (default: the run and the target's version)")
-    parser.add_argument("--clause", action="append", default=[], metavar="ID", help="only these clauses (* stands for anything); may be repeated")
-    parser.add_argument("--versions", default="", metavar="RANGE", help='the target versions this holds for, for example ">=7.2,<8"')
+    parser.add_argument(
+        "--reference",
+        default="",
+        metavar="TEXT",
+        help="where that can be read (default: the run and the target's version)",
+    )
+    parser.add_argument(
+        "--clause",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="only these clauses (* stands for anything); may be repeated",
+    )
+    parser.add_argument(
+        "--versions", default="", metavar="RANGE", help='the target versions this holds for, for example ">=7.2,<8"'
+    )
     parser.add_argument("--write", action="store_true", help="change the baseline files")
     parser.set_defaults(run=run, baselines=ROOT / "baselines")
 
@@ -90,7 +106,11 @@ def run(args: argparse.Namespace) -> int:
     if lost:
         say(f"{lost} tests ended without a verdict (ERROR or MISS); those cannot be blessed")
     if not proposals:
-        print("Nothing to bless: the run holds no new and no mended deviation" + (" of these clauses" if args.clause else "") + ".")
+        print(
+            "Nothing to bless: the run holds no new and no mended deviation"
+            + (" of these clauses" if args.clause else "")
+            + "."
+        )
         return EXIT_OK
     for proposal in proposals:
         sys.stdout.write(proposal.diff())
@@ -114,14 +134,18 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         before = path.read_text() if path.exists() else ""
         version = next((machine.info.version for machine in target.machines if machine.info.version), "")
         reference = args.reference.strip() or f"run {_run_id(summary)}, {version or target.name}"
-        new, mended = _found(summary, target.name, "new", args.clause), _found(summary, target.name, "mended", args.clause)
+        new, mended = (
+            _found(summary, target.name, "new", args.clause),
+            _found(summary, target.name, "mended", args.clause),
+        )
         known = _found(summary, target.name, "known", [])
         try:
             after = _forget(before, path, mended, known) if mended else before
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{path}: {error}") from None
         after += "".join(
-            ("\n" if after or number else "") + _entry(key, found, args.reason.strip(), reference, args.versions, summary, target.name, collected)
+            ("\n" if after or number else "")
+            + _entry(key, found, args.reason.strip(), reference, args.versions, summary, target.name, collected)
             for number, (key, found) in enumerate(_grouped(new).items())
         )
         if after == before:
@@ -156,9 +180,15 @@ def _grouped(found: Iterable[Judged]) -> dict[tuple[str, str], list[Judged]]:
 
 
 def _entry(
-    key: tuple[str, str], found: Sequence[Judged], reason: str, reference: str, versions: str, summary: Summary, target: str,
+    key: tuple[str, str],
+    found: Sequence[Judged],
+    reason: str,
+    reference: str,
+    versions: str,
+    summary: Summary,
+    target: str,
     collected: Sequence[str],
-) -> str:  # fmt: skip
+) -> str:
     """The text of one entry."""
     clause, verdict = key
     tests = list(dict.fromkeys(_name(judged.outcome.test) for judged in found))
@@ -208,7 +238,9 @@ def _tests(tests: Sequence[str]) -> str:
 
 
 def _forget(before: str, path: Path, mended: Sequence[Judged], known: Sequence[Judged]) -> str:
-    """The baseline without what is mended: entries that name mended tests keep only those that still deviate or did not run."""
+    """The baseline without what is mended: entries that name mended tests keep only those that still deviate or
+    did not run.
+    """
     lines = before.splitlines(keepends=True)
     tables = tomllib.loads(before).get("deviation", [])
     blocks = _blocks(lines)

@@ -1,11 +1,13 @@
 """Makes the virtual environment that the harness runs in, then hands over to `harness.cli`. Standard library only.
 
-An environment is keyed by its requirements and its Python, made under a lock, and marked complete as the last thing done:
+An environment is keyed by its requirements and its Python, made under a lock, and marked complete as the last
+thing done:
 two `nsvm` at once share the work, and one that was cut short is made anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / ".nsvm"
@@ -31,7 +34,9 @@ class BootstrapError(Exception):
 
 
 def ensure_venv(name: str, requirements: str, *, root: Path = ROOT, state: Path | None = None) -> Path:
-    """The Python of an environment with `requirements` (a path below `root`), made if it is not there; raises BootstrapError."""
+    """The Python of an environment with `requirements` (a path below `root`), made if it is not there; raises
+    BootstrapError.
+    """
     state = state or root / ".nsvm"
     try:
         wanted = (root / requirements).read_bytes()
@@ -45,7 +50,7 @@ def ensure_venv(name: str, requirements: str, *, root: Path = ROOT, state: Path 
         return folder / "bin" / "python"
     try:
         (state / "log").mkdir(parents=True, exist_ok=True)
-        lock = open(state / f"{name}.lock", "w")
+        lock = open(state / f"{name}.lock", "w")  # noqa: SIM115
     except OSError as error:
         raise BootstrapError(f"cannot write to {state}: {error.strerror}") from None
     with lock:
@@ -59,10 +64,8 @@ def ensure_venv(name: str, requirements: str, *, root: Path = ROOT, state: Path 
 
 def _touch(complete: Path) -> None:
     """Says that the environment is in use; a read-only clone may still use it."""
-    try:
+    with contextlib.suppress(OSError):
         os.utime(complete)
-    except OSError:
-        pass
 
 
 def _lock(descriptor: int, name: str) -> None:
@@ -78,7 +81,9 @@ def _lock(descriptor: int, name: str) -> None:
                 _say(f"another nsvm is making the Python environment {name}; waiting for it")
                 said = True
             if time.monotonic() > deadline:
-                raise BootstrapError(f"waited {LOCK_DEADLINE_S} s for another nsvm to make the Python environment") from None
+                raise BootstrapError(
+                    f"waited {LOCK_DEADLINE_S} s for another nsvm to make the Python environment"
+                ) from None
             time.sleep(0.2)
 
 
@@ -87,36 +92,49 @@ def _make(folder: Path, requirements: Path, log_path: Path) -> None:
     _say(f"making the Python environment {folder.relative_to(folder.parents[1])} from {requirements.name} (once)")
     shutil.rmtree(folder, ignore_errors=True)
     with open(log_path, "w") as log:
-        _run([sys.executable, "-m", "venv", str(folder)], log, VENV_DEADLINE_S, f"cannot make a virtual environment ({log_path})")
+        _run(
+            [sys.executable, "-m", "venv", str(folder)],
+            log,
+            VENV_DEADLINE_S,
+            f"cannot make a virtual environment: {{}} ({log_path})",
+        )
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
         why = (
-            f"pip could not install {requirements.name}: {{}} (all of it: {log_path}). It needs a Python package index; "
+            f"pip could not install {requirements.name}: {{}} (all of it: {log_path}). It needs a Python package "
+            f"index; "
             "without a network, set PIP_NO_INDEX=1 and PIP_FIND_LINKS to a folder of the wheels"
         )
         _run([*pip, "--require-hashes", "-r", str(requirements)], log, PIP_DEADLINE_S, why)
     (folder / COMPLETE).write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
 
 
-def _run(command: list[str], log: object, deadline_s: int, failure: str) -> None:
+def _run(command: list[str], log: TextIO, deadline_s: int, failure: str) -> None:
     """Runs one step with its output in the log; `failure` may have a {} for the last error line."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
-    at = log.tell()  # type: ignore[attr-defined]
+    at = os.fstat(log.fileno()).st_size
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, timeout=deadline_s, env=environment
-        )  # type: ignore[call-overload]
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            timeout=deadline_s,
+            env=environment,
+        )
     except subprocess.TimeoutExpired:
         raise BootstrapError(failure.format(f"not done after {deadline_s} s")) from None
     except OSError as error:
         raise BootstrapError(failure.format(str(error))) from None
     if done.returncode:
-        raise BootstrapError(failure.format(_last_error(Path(log.name), at)))  # type: ignore[attr-defined]
+        raise BootstrapError(failure.format(_last_error(Path(log.name), at)))
 
 
 def _last_error(log: Path, at: int) -> str:
     """The line of pip's output that says most."""
     lines = log.read_bytes()[at:].decode(errors="replace").splitlines()
-    errors = [line.strip() for line in lines if line.startswith("ERROR:")] or [line.strip() for line in lines if line.strip()]
+    errors = [line.strip() for line in lines if line.startswith("ERROR:")] or [
+        line.strip() for line in lines if line.strip()
+    ]
     return errors[-1][:300] if errors else "no output"
 
 

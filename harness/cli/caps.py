@@ -38,7 +38,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         "caps",
         parents=[common],
         help="show what SVM a target offers: CPUID Fn8000_000A bit by bit, and the SVM MSRs",
-        description="Boots the executor on a target and asks it. Reads only: no MSR is written but EFER.SVME by the executor itself. "
+        description="Boots the executor on a target and asks it. Reads only: no MSR is written but EFER.SVME by "
+        "the executor itself. "
         "Exit status 0, or 3 if the target does not come up.",
     )
     parser.add_argument("--target", default="qemu-tcg", metavar="NAME", help="default: qemu-tcg")
@@ -72,14 +73,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _msr(record: steps.Record, number: MSR, about: str, apm: str) -> dict[str, Any]:
     value, fault = steps.decode_msr(record)
-    told: dict[str, Any] = {"number": int(number), "name": number.name, "about": about, "apm": apm, "value": value, "fault": None}
+    told: dict[str, Any] = {
+        "number": int(number),
+        "name": number.name,
+        "about": about,
+        "apm": apm,
+        "value": value,
+        "fault": None,
+    }
     if fault is not None:
         error = "" if fault.error is None else f"[{fault.error:X}]"
         told["fault"] = f"{vector_name(fault.vector)}{error}"
     return told
 
 
-def _as_json(target: str, version: str, cpuid: Cpuid, leaf: tuple[int, int, int, int], msrs: list[dict[str, Any]]) -> dict[str, Any]:
+def _as_json(
+    target: str, version: str, cpuid: Cpuid, leaf: tuple[int, int, int, int], msrs: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "target": target,
         "version": version,
@@ -90,14 +100,23 @@ def _as_json(target: str, version: str, cpuid: Cpuid, leaf: tuple[int, int, int,
         "svm_revision": leaf[0] & 0xFF,
         "asids": leaf[1],
         "bits": [
-            {"bit": b.bit, "name": b.name, "title": b.title, "apm": b.apm, "reserved": b.reserved, "offered": bool(leaf[3] >> b.bit & 1)}
+            {
+                "bit": b.bit,
+                "name": b.name,
+                "title": b.title,
+                "apm": b.apm,
+                "reserved": b.reserved,
+                "offered": bool(leaf[3] >> b.bit & 1),
+            }
             for b in SVM_BITS
         ],
         "msrs": msrs,
     }
 
 
-def _print(target: str, version: str, cpuid: Cpuid, leaf: tuple[int, int, int, int], msrs: list[dict[str, Any]]) -> None:
+def _print(
+    target: str, version: str, cpuid: Cpuid, leaf: tuple[int, int, int, int], msrs: list[dict[str, Any]]
+) -> None:
     eax, ebx, ecx, edx = leaf
     print(f"{target}: {version}; {cpuid.vendor} {cpuid.brand.strip()}")
     print(f"SVM {'offered' if cpuid.svm else 'NOT offered'} (Fn8000_0001 ECX bit 2)")

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.cli.console import EXIT_NEW, EXIT_OK, HarnessError, UserError
-from harness.cli.main import ROOT
 from harness.clauses import Clause, ClauseError, load_clauses
+from harness.cli.command import ROOT
+from harness.cli.console import EXIT_NEW, EXIT_OK, HarnessError, UserError
 
 COLLECT_DEADLINE_S = 180
 
@@ -27,7 +27,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         description="Lists every clause of the suites. Exit status 1 if a clause has no test or a test no clause.",
     )
     parser.add_argument("match", nargs="?", default="", help="only clauses whose id or alias holds this text")
-    parser.add_argument("--json", action="store_true", help="as JSON: clauses, clauses_without_test, tests_without_clause")
+    parser.add_argument(
+        "--json", action="store_true", help="as JSON: clauses, clauses_without_test, tests_without_clause"
+    )
     parser.add_argument("--short", action="store_true", help="one line for each")
     parser.set_defaults(run=run)
 
@@ -76,14 +78,28 @@ def collect(deadline_s: float = COLLECT_DEADLINE_S) -> list[dict[str, Any]]:
     """All tests of the suites with the clauses they name, as pytest collects them; raises HarnessError."""
     with tempfile.TemporaryDirectory(prefix="nsvm-") as folder:
         listing = Path(folder) / "tests.json"
-        command = [sys.executable, "-m", "pytest", "suites", "-q", "-p", "no:cacheprovider", "--nsvm-list", str(listing)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "suites",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--nsvm-list",
+            str(listing),
+        ]
         try:
-            done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline_s)
+            done = subprocess.run(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline_s
+            )
         except subprocess.TimeoutExpired:
             raise HarnessError(f"collecting the tests was not done after {deadline_s} s") from None
         if not listing.exists():
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            complaint = next((line for line in lines if line.startswith(("ERROR", "E "))), lines[-1] if lines else "no output")
+            complaint = next(
+                (line for line in lines if line.startswith(("ERROR", "E "))), lines[-1] if lines else "no output"
+            )
             raise HarnessError(f"the suites cannot be collected: {complaint.removeprefix('ERROR: ')[:300]}")
         read: list[dict[str, Any]] = json.loads(listing.read_text())
         return read

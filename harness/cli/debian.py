@@ -1,6 +1,7 @@
 """What the commands need from Debian, and how it gets there.
 
-A need names a tool, the package that has it and why it is wanted. Nothing is installed before that is said, and without root, or with
+A need names a tool, the package that has it and why it is wanted. Nothing is installed before that is said, and
+without root, or with
 `--no-install`, the command that would do it is printed instead.
 """
 
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from harness.cli.console import UserError, say
 
@@ -24,7 +26,9 @@ INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 
 @dataclass(frozen=True)
 class Need:
-    """A tool that is missing: what it is called, the Debian packages that have it (blank-separated), and why it is wanted."""
+    """A tool that is missing: what it is called, the Debian packages that have it (blank-separated), and why it is
+    wanted.
+    """
 
     what: str
     package: str
@@ -56,15 +60,21 @@ def install_command(packages: Sequence[str], *, root: bool) -> str:
 
 
 def ensure(needs: Sequence[Need], *, may_install: bool, log: Path) -> None:
-    """Installs what is missing, saying what and why first; raises UserError where that is not possible or not wanted."""
+    """Installs what is missing, saying what and why first; raises UserError where that is not possible or not
+    wanted.
+    """
     if not needs:
         return
     for package in packages_of(needs):
-        reasons = "; ".join(dict.fromkeys(f"{need.what}: {need.why}" for need in needs if package in need.package.split()))
+        reasons = "; ".join(
+            dict.fromkeys(f"{need.what}: {need.why}" for need in needs if package in need.package.split())
+        )
         say(f"missing: Debian package {package} ({reasons})")
     unpackaged = [need for need in needs if not need.package]
     if unpackaged:
-        raise UserError("; ".join(f"{need.what} is missing and no Debian package has it: {need.why}" for need in unpackaged))
+        raise UserError(
+            "; ".join(f"{need.what} is missing and no Debian package has it: {need.why}" for need in unpackaged)
+        )
     packages = packages_of(needs)
     root = os.geteuid() == 0
     command = install_command(packages, root=root)
@@ -92,7 +102,11 @@ def _install(packages: Sequence[str], log: Path) -> None:
             status = _apt([*INSTALL, "-o", "DPkg::Lock::Timeout=300", *packages], output, deadline)
     if status:
         lines = log.read_text(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("E:")] or [line for line in lines if line.strip()] or ["no output"]
+        errors = (
+            [line for line in lines if line.startswith("E:")]
+            or [line for line in lines if line.strip()]
+            or ["no output"]
+        )
         raise UserError(f"apt-get could not install {' '.join(packages)}: {errors[-1][:300]} (all of it: {log})")
 
 
@@ -104,13 +118,18 @@ def _lists_are_old() -> bool:
     return time.time() - newest > LISTS_AGE_MAX_S
 
 
-def _apt(command: Sequence[str], output: object, deadline: float) -> int:
+def _apt(command: Sequence[str], output: TextIO, deadline: float) -> int:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     left_s = max(deadline - time.monotonic(), 1.0)
     try:
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, timeout=left_s
-        ).returncode  # type: ignore[call-overload,no-any-return]
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            timeout=left_s,
+        ).returncode
     except subprocess.TimeoutExpired:
         raise UserError(f"'{' '.join(command)}' was not done after {APT_DEADLINE_S} s") from None
     except OSError as error:

@@ -8,13 +8,14 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.cli import machine
+from harness.cli.command import ROOT, STATE
 from harness.cli.console import EXIT_OK, EXIT_USAGE
 from harness.cli.debian import Need, install_command, missing_build_tools, packages_of
-from harness.cli.main import ROOT, STATE
 
 VERSION_DEADLINE_S = 10
 
@@ -35,7 +36,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         "doctor",
         parents=[common],
         help="say what is here and what each missing thing would unlock",
-        description="Looks at this machine and installs nothing. Exit status 0 if `nsvm run` can run on its default target as it is, "
+        description="Looks at this machine and installs nothing. Exit status 0 if `nsvm run` can run on its "
+        "default target as it is, "
         "2 if something for that is missing.",
     )
     machine.program_arguments(parser)
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     programs = machine.programs_of(args)
     build = missing_build_tools()
     findings = [
-        Finding(True, "Python", f"{platform.python_version()}, in {os.path.relpath(os.sys.prefix, ROOT)}"),  # type: ignore[attr-defined]
+        Finding(True, "Python", f"{platform.python_version()}, in {os.path.relpath(sys.prefix, ROOT)}"),
         *(_tool(tool, why) for tool, why in _TOOLS),
     ]
     needs: list[Need] = []
@@ -60,7 +62,13 @@ def run(args: argparse.Namespace) -> int:
             told = "; ".join(f"{m.what} is missing (package {m.package}): {m.why}" for m in missing)
             findings.append(Finding(False, f"target {name}", told))
         elif build:
-            findings.append(Finding(False, f"target {name}", f"{target.version()}; but the executor cannot be built without the tools above"))
+            findings.append(
+                Finding(
+                    False,
+                    f"target {name}",
+                    f"{target.version()}; but the executor cannot be built without the tools above",
+                )
+            )
         else:
             findings.append(Finding(True, f"target {name}", target.version()))
     findings.append(_executor())
@@ -99,7 +107,9 @@ def _tool(tool: str, why: str) -> Finding:
 def _version(command: Sequence[str]) -> str:
     """The version a tool prints of itself."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=VERSION_DEADLINE_S)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=VERSION_DEADLINE_S
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not answer: {error}"
     first = (done.stdout.splitlines() or [""])[0]
@@ -116,7 +126,13 @@ def _executor() -> Finding:
 
 def _installs() -> Finding:
     if shutil.which("apt-get") is None:
-        return Finding(None, "installing", "no apt-get here: what is missing must come from your system's package manager")
+        return Finding(
+            None, "installing", "no apt-get here: what is missing must come from your system's package manager"
+        )
     if os.geteuid() != 0:
         return Finding(None, "installing", "not root: nsvm prints the command for what is missing and leaves it to you")
-    return Finding(True, "installing", "root, with apt-get: nsvm installs what a command lacks, saying so first (--no-install: never)")
+    return Finding(
+        True,
+        "installing",
+        "root, with apt-get: nsvm installs what a command lacks, saying so first (--no-install: never)",
+    )

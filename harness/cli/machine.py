@@ -9,14 +9,14 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import Need, ensure, missing_build_tools
-from harness.cli.main import LOG, ROOT, STATE
 from harness.steps import MalformedAnswer, Record, Step, encode_list, split_records
 
 if TYPE_CHECKING:
@@ -67,14 +67,14 @@ def target_options(workdir: Path, programs: Programs, **more: object) -> TargetO
     """Options for a target that runs our executor."""
     from harness.targets.base import TargetOptions
 
-    return TargetOptions(
+    options = TargetOptions(
         workdir=workdir,
         executor_elf=EXECUTOR_ELF,
         disk_image=DISK_IMAGE,
         qemu_path=programs.qemu,
         bochs_path=programs.bochs,
-        **more,  # type: ignore[arg-type]
     )
+    return replace(options, **more)  # type: ignore[arg-type]
 
 
 def make_target(name: str, workdir: Path, programs: Programs, **more: object) -> Target:

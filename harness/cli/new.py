@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
-from harness.cli.console import EXIT_OK, UserError
-from harness.cli.main import ROOT
 from harness.clauses import ClauseError, load_clauses
+from harness.cli.command import ROOT
+from harness.cli.console import EXIT_OK, UserError
 
 TEST = '''"""TODO: what this is about, in a sentence.
 
@@ -44,7 +44,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         "new",
         parents=[common],
         help="make a test and its clause from a template",
-        description="Writes suites/SUITE/test_NAME.py and adds a clause to suites/SUITE/clauses.toml; both say TODO where you must write. "
+        description="Writes suites/SUITE/test_NAME.py and adds a clause to suites/SUITE/clauses.toml; both say "
+        "TODO where you must write. "
         "Overwrites nothing.",
     )
     parser.add_argument("suite", metavar="SUITE", help="a folder of suites/, for example core")
@@ -55,7 +56,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 def run(args: argparse.Namespace) -> int:
     """Writes the two."""
     suites = ROOT / "suites"
-    known = sorted(path.name for path in suites.iterdir() if path.is_dir() and any(path.glob("clauses*.toml"))) if suites.is_dir() else []
+    known = (
+        sorted(path.name for path in suites.iterdir() if path.is_dir() and any(path.glob("clauses*.toml")))
+        if suites.is_dir()
+        else []
+    )
     if args.suite not in known:
         raise UserError(f"no suite is called {args.suite!r}; there are {', '.join(known) or 'none'}")
     name = args.name.removeprefix("test_").removesuffix(".py")
@@ -76,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     listing = folder / "clauses.toml"
     before = listing.read_text() if listing.exists() else ""
     test.write_text(TEST.format(id=clause, name=name))
-    listing.write_text(before + ("" if before.endswith("\n") or not before else "\n") + CLAUSE.format(id=clause, bit=bit))
+    listing.write_text(
+        before + ("" if before.endswith("\n") or not before else "\n") + CLAUSE.format(id=clause, bit=bit)
+    )
     print(f"{test.relative_to(ROOT)}: write the test")
     print(f"{listing.relative_to(ROOT)}: say what clause {clause} states (at the end)")
     print(f"Then: ./nsvm run {test.relative_to(ROOT)}")

@@ -141,7 +141,9 @@ class Lines:
         of = f"/{counts.total}" if counts.total else ""
         elapsed = self._last - self._started
         print(
-            f"{counts.target}: {len(counts.tests)}{of} tests, {counts.summary()}, {elapsed:.0f} s", file=self._stream, flush=True
+            f"{counts.target}: {len(counts.tests)}{of} tests, {counts.summary()}, {elapsed:.0f} s",
+            file=self._stream,
+            flush=True,
         )
 
 
@@ -167,7 +169,11 @@ class Bar:
     def show(self, counts: Counts) -> None:
         description = counts.target if counts.tests else f"{counts.target}: booting"
         self._progress.update(
-            self._task, description=description, total=counts.total, completed=len(counts.tests), summary=counts.summary()
+            self._task,
+            description=description,
+            total=counts.total,
+            completed=len(counts.tests),
+            summary=counts.summary(),
         )
 
     def line(self, text: str) -> None:

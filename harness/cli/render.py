@@ -6,10 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from harness.cli.command import ROOT
 from harness.cli.console import UserError
-from harness.cli.main import ROOT
 from harness.record import FILE_NAME
-
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """`nsvm run`: one pytest for each target, its progress, and what came of it.
 
-The record, `run.jsonl`, is what counts: it is written by the pytest plugin line by line, and everything shown here is read from it. A run that is
+The record, `run.jsonl`, is what counts: it is written by the pytest plugin line by line, and everything shown here
+is read from it. A run that is
 interrupted, killed or hangs still gets its report from the lines there are.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from harness.cli import machine
+from harness.cli.command import ROOT
 from harness.cli.console import (
     EXIT_HARNESS,
     EXIT_INTERRUPTED,
@@ -31,9 +33,9 @@ from harness.cli.console import (
     UserError,
     say,
 )
-from harness.cli.main import ROOT
 from harness.cli.progress import Bar, Counts, Display, Lines, Silent, Tail, planned_tests
-from harness.record import FILE_NAME
+from harness.record import FILE_NAME, Interrupted, Writer, load
+from harness.summary import summarise
 
 DEFAULT_TARGET = "qemu-tcg"
 WORKERS_MAX = 4
@@ -41,9 +43,22 @@ STALL_LIMIT_S = 900.0
 """A pytest that says nothing for so long is ended: every scenario has a much shorter deadline of its own."""
 STOP_GRACE_S = 30.0
 LOG_NAME = "pytest.log"
+LOG_WIDTH = 120
 
 PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE, PYTEST_NO_TESTS = 2, 3, 4, 5
-_RAW = ("-s", "--pdb", "--trace", "--capture=no", "--collect-only", "--co", "--fixtures", "--markers", "-h", "--help", "--setup-plan")
+_RAW = (
+    "-s",
+    "--pdb",
+    "--trace",
+    "--capture=no",
+    "--collect-only",
+    "--co",
+    "--fixtures",
+    "--markers",
+    "-h",
+    "--help",
+    "--setup-plan",
+)
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -53,16 +68,27 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         parents=[common],
         help="run suites on targets and write a report",
         usage="nsvm run [options] [paths or test ids ...] [-- pytest arguments]",
-        description="Boots the executor on each target, runs the suites, prints a table bit by bit and writes run.jsonl, junit.xml and "
-        "index.html into a run folder. Exit status: 0 no new deviation, 1 new or mended ones, 2 wrong use or a missing tool, "
-        "3 the harness failed, 130 interrupted (Ctrl-C), 143 terminated; the last two also write the report of what there is.",
+        description="Boots the executor on each target, runs the suites, prints a table bit by bit and writes "
+        "run.jsonl, junit.xml and "
+        "index.html into a run folder. Exit status: 0 no new deviation, 1 new or mended ones, 2 wrong use or a "
+        "missing tool, "
+        "3 the harness failed, 130 interrupted (Ctrl-C), 143 terminated; the last two also write the report of "
+        "what there is.",
     )
     parser.add_argument("paths", nargs="*", help="folders, files or test ids (default: suites)")
     parser.add_argument(
-        "--target", action="append", default=[], metavar="NAME", help=f"where to run (default: {DEFAULT_TARGET}); may be repeated"
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"where to run (default: {DEFAULT_TARGET}); may be repeated",
     )
-    parser.add_argument("--out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET, and runs/latest points to it)")
-    parser.add_argument("-n", metavar="N", dest="workers", help="workers, each with its own emulator (default: a core each, at most 4)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET, and runs/latest points to it)"
+    )
+    parser.add_argument(
+        "-n", metavar="N", dest="workers", help="workers, each with its own emulator (default: a core each, at most 4)"
+    )
     parser.add_argument("-k", metavar="EXPR", dest="keyword", help="only tests whose names match, as pytest's -k")
     parser.add_argument(
         "--fresh-boot",
@@ -70,7 +96,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         default="dirty",
         help="boot anew for every test, or only after one that leaves state behind (default)",
     )
-    parser.add_argument("--dangerous", action="store_true", help="also run tests that may take the machine under test down for good")
+    parser.add_argument(
+        "--dangerous", action="store_true", help="also run tests that may take the machine under test down for good"
+    )
     machine.program_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -103,8 +131,21 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             folder = out if len(names) == 1 else out / name
             folder.mkdir(exist_ok=True)
-            command = [sys.executable, "-m", "pytest", *paths, "--target", name, "--nsvm-out", str(folder), *options, *args.rest]
-            ended.append(_Pytest(command, name, folder, raw=any(argument in _RAW for argument in args.rest)).run(signals))
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                *paths,
+                "--target",
+                name,
+                "--nsvm-out",
+                str(folder),
+                *options,
+                *args.rest,
+            ]
+            ended.append(
+                _Pytest(command, name, folder, raw=any(argument in _RAW for argument in args.rest)).run(signals)
+            )
             if signals.received:
                 break
     if len(names) > 1:
@@ -126,7 +167,9 @@ def _workers(asked: str | None) -> int:
 def _sets_workers(rest: Sequence[str]) -> bool:
     """True if the pytest arguments say how many workers, or ask for what needs one process."""
     return any(
-        argument.startswith("-n") or argument.startswith("--numprocesses") or argument in ("--pdb", "--trace", "-s", "--capture=no")
+        argument.startswith("-n")
+        or argument.startswith("--numprocesses")
+        or argument in ("--pdb", "--trace", "-s", "--capture=no")
         for argument in rest
     )
 
@@ -137,7 +180,9 @@ def _path(text: str) -> str:
     for base in (Path.cwd(), ROOT):
         if (base / file).exists():
             resolved = (base / file).resolve()
-            return (str(resolved.relative_to(ROOT)) if resolved.is_relative_to(ROOT) else str(resolved)) + separator + test
+            return (
+                (str(resolved.relative_to(ROOT)) if resolved.is_relative_to(ROOT) else str(resolved)) + separator + test
+            )
     raise UserError(f"{file}: no such file or folder (use -k to choose tests by name)")
 
 
@@ -214,7 +259,11 @@ class _Pytest:
     def run(self, signals: _Signals) -> _Ended:
         """Runs it to its end, or ends it."""
         log = self._folder / LOG_NAME
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PY_COLORS": "1" if self._raw and sys.stdout.isatty() else "0"}
+        environment = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "PY_COLORS": "1" if self._raw and sys.stdout.isatty() else "0",
+        }
         for name in ("PYTEST_ADDOPTS", "PYTHONPATH"):
             environment.pop(name, None)
         process = subprocess.Popen(
@@ -326,9 +375,7 @@ def merge(records: Iterable[Path], into: Path) -> None:
                     continue
                 if kind == "end":
                     ends.append(record)
-                elif kind == "run" and started:
-                    continue
-                elif kind == "clause" and record.get("id") in seen:
+                elif (kind == "run" and started) or (kind == "clause" and record.get("id") in seen):
                     continue
                 else:
                     started = started or kind == "run"
@@ -379,33 +426,36 @@ def _tell(out: Path, ended: Sequence[_Ended], received: int | None) -> int:
         if any(argument in _RAW for argument in sys.argv) and not record.exists():
             return EXIT_OK
         worst = next((end for end in ended if end.status), ended[0])
-        say(f"{worst.target}: pytest ended with status {worst.status}, but the record says nothing of it: {worst.folder / LOG_NAME}")
+        say(
+            f"{worst.target}: pytest ended with status {worst.status}, but the record says nothing of it: "
+            f"{worst.folder / LOG_NAME}"
+        )
         return EXIT_HARNESS
     return status
 
 
 def _note_interruption(record: Path, number: int) -> None:
     """The plugin writes it where it can; where pytest had to be killed it could not."""
-    from harness.record import End, Interrupted, Writer, load
-
     with suppress(OSError):
         if record.exists():
             run_ = load(record)
-            if run_.interrupted is None and not isinstance(run_.end, End):
+            if not run_.interrupted and run_.end is None:
                 with Writer(record) as writer:
                     writer.write(Interrupted(reason=signal.Signals(number).name))
 
 
 def _report(out: Path) -> int:
-    """Renders and prints; the exit status is the record's."""
+    """Renders, unless pytest did already and nothing came since, and prints; the exit status is the record's."""
     from reports import render_all
     from reports.table import print_summary
 
-    rendered = render_all(out)
-    print_summary(rendered.summary, file=sys.stdout)
-    files = " ".join(str(_short(path)) for path in (rendered.html, rendered.junit) if path)
-    print(f"Report: {files} (record: {_short(out / FILE_NAME)})", flush=True)
-    return int(rendered.summary.exit_status)
+    record = out / FILE_NAME
+    html, junit = out / "index.html", out / "junit.xml"
+    done = all(path.exists() and path.stat().st_mtime_ns > record.stat().st_mtime_ns for path in (html, junit))
+    summary = summarise(load(record)) if done else render_all(out, html=html, junit=junit).summary
+    print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    print(f"Report: {_short(html)} {_short(junit)} (record: {_short(record)})", flush=True)
+    return summary.exit_status
 
 
 def _short(path: Path) -> Path:
@@ -423,9 +473,15 @@ def _problem(ended: Sequence[_Ended], *, have_results: bool) -> tuple[int, str] 
         if end.status == PYTEST_NO_TESTS:
             return EXIT_USAGE, f"{end.target}: no test was chosen: nothing matches the paths and -k given"
         if end.status == PYTEST_INTERNAL:
-            return EXIT_HARNESS, f"{end.target}: pytest: {_said(end.folder, 'INTERNALERROR')} (all of it: {end.folder / LOG_NAME})"
+            return (
+                EXIT_HARNESS,
+                f"{end.target}: pytest: {_said(end.folder, 'INTERNALERROR')} (all of it: {end.folder / LOG_NAME})",
+            )
         if end.status == PYTEST_INTERRUPTED:
-            return EXIT_HARNESS, f"{end.target}: {_said(end.folder, 'ERROR', 'Exit:', '!!!')} (all of it: {end.folder / LOG_NAME})"
+            return (
+                EXIT_HARNESS,
+                f"{end.target}: {_said(end.folder, 'ERROR', 'Exit:', '!!!')} (all of it: {end.folder / LOG_NAME})",
+            )
         if end.status < 0:
             return EXIT_HARNESS, f"{end.target}: pytest was killed by {signal.Signals(-end.status).name}"
     return None
@@ -442,6 +498,3 @@ def _said(folder: Path, *words: str) -> str:
         if chosen:
             return chosen[-1].removeprefix("ERROR: ")[:300]
     return lines[-1][:300] if lines else "no output"
-
-
-

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from harness.cli import machine
 from harness.cli.bootstrap import BootstrapError, ensure_venv
+from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
 from harness.cli.debian import Need, ensure, missing_build_tools
-from harness.cli.main import LOG, ROOT, STATE
 
 TOX_REQUIREMENTS = "requirements/tox.txt"
 TOTAL_DEADLINE_S = 24 * 60
@@ -65,7 +65,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         parents=[common],
         help="run the project's own tests",
         usage="nsvm test [options] [-- pytest arguments]",
-        description="Runs tox environments: lint (ruff; the executor with warnings as errors, reproducible), types (mypy), units (tests "
+        description="Runs tox environments: lint (ruff; the executor with warnings as errors, reproducible), "
+        "types (mypy), units (tests "
         "without an emulator), emulators (tests with one, and the suites on QEMU TCG and Bochs). "
         "Exit status 0 if nothing failed, 1 if something did, 2 if something is missing.",
     )
@@ -117,7 +118,18 @@ def _run(environment: Environment, tox: Path, folder: Path, deadline_s: float, r
         return Counts(failed=1)
     counted = folder / f"{environment.name}.json"
     counted.unlink(missing_ok=True)
-    command = [str(tox), "-m", "tox", "run", "-q", "-c", str(ROOT / "tox.ini"), "-e", environment.name, *(["--", *rest] if rest else [])]
+    command = [
+        str(tox),
+        "-m",
+        "tox",
+        "run",
+        "-q",
+        "-c",
+        str(ROOT / "tox.ini"),
+        "-e",
+        environment.name,
+        *(["--", *rest] if rest else []),
+    ]
     env = {**os.environ, "NSVM_COUNTS": str(counted)}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, process_group=0)
     try:

@@ -7,8 +7,8 @@ import json
 import sys
 
 from harness.cli import machine
+from harness.cli.command import STATE
 from harness.cli.debian import INSTALL
-from harness.cli.main import STATE
 
 DESCRIPTIONS = {
     "qemu-tcg": "QEMU's emulated CPU (TCG): quick, the default; shared memory with the harness",

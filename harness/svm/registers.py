@@ -59,8 +59,8 @@ EFER: tuple[Bits, ...] = flags(
 DR6_RESET = 0xFFFF_0FF0
 DR7_RESET = 0x0000_0400
 DR6: tuple[Bits, ...] = (
-    *flags({0: "B0", 1: "B1", 2: "B2", 3: "B3", 11: "BLD", 13: "BD", 14: "BS", 15: "BT"}),
-    span(10, 4, "ones10:4", always=False),
+    *flags({0: "B0", 1: "B1", 2: "B2", 3: "B3", 13: "BD", 14: "BS", 15: "BT"}),
+    span(11, 4, "ones11:4", always=False),  # 11 is BLD where bus lock traps exist, and 0 then says "bus lock"
     span(31, 16, "ones31:16", always=False),
 )
 _BREAK_ON = {0: "execute", 1: "write", 2: "I/O", 3: "read/write"}

@@ -54,6 +54,7 @@ class SocketConsole:
         self._socket.close()
 
     def _set_timeout(self, timeout_s: float) -> None:
+        timeout_s = max(timeout_s, 0.0)  # a deadline just passed is no error of the caller's
         if timeout_s != self._timeout_s:
             self._socket.settimeout(timeout_s)
             self._timeout_s = timeout_s

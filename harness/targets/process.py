@@ -32,7 +32,9 @@ RECORDS_MAX = 1000
 class Child:
     """One running emulator. `files` are removed when it is stopped, or by the next run."""
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path, files: Sequence[Path] = (), pass_fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, cwd: Path, files: Sequence[Path] = (), pass_fds: Sequence[int] = ()
+    ) -> None:
         self._record = Record.new(argv, files)
         self._log = bytearray()
         setpriv = shutil.which("setpriv")
@@ -137,7 +139,7 @@ class Record:
         if self.content.get("world") != _world():
             return False
         pid, since = self.content["owner"]
-        return start_time(pid) != since
+        return bool(start_time(pid) != since)
 
     def child_to_kill(self) -> int | None:
         """The child's PID, if what runs under it is provably the child."""

@@ -1,7 +1,7 @@
 """VMRUN's checks of the control area: the ASID and the VMRUN intercept.
 
-Hardware ends VMRUN with VMEXIT_INVALID when the guest's ASID is 0, which is the host's own, and when the VMRUN intercept
-is clear, whatever the other fields hold (APM2 15.5.1). A wrong L0 lets ASID 0 through and so runs L2 with the
+Hardware ends VMRUN with VMEXIT_INVALID when the guest's ASID is 0, which is the host's own, and when the VMRUN
+intercept is clear, whatever the other fields hold (APM2 15.5.1). A wrong L0 lets ASID 0 through and so runs L2 with the
 translations of L1, or reads the ASID together with its neighbours in the same quadword; one that forgets the intercept
 has to deal with VMRUN inside VMRUN.
 """
@@ -10,7 +10,6 @@ import pytest
 
 from harness import VMEXIT, clause
 
-ALL_BUT_VMRUN = 0xFFFE
 EVERY_EXCEPTION = 0xFFFF_FFFF
 
 

@@ -1,8 +1,8 @@
 """VMRUN's checks of the guest's CR0, CR3 and CR4.
 
 Hardware refuses CR0 with CD=0 and NW=1 or with one of bits 63:32 set, CR3 and CR4 with an MBZ bit set, and the
-combinations of EFER.LME, CR0.PG, CR0.PE, CR4.PAE, CS.L and CS.D that long mode cannot have (APM2 15.5.1). What MBZ means
-follows the CPUID that L1 sees. CR3's reserved bits below its base are not among the MBZ ones: they are ignored.
+combinations of EFER.LME, CR0.PG, CR0.PE, CR4.PAE, CS.L and CS.D that long mode cannot have (APM2 15.5.1). What MBZ
+means follows the CPUID that L1 sees. CR3's reserved bits below its base are not among the MBZ ones: they are ignored.
 A wrong L0 looks at 32 bits only, judges by its own CPUID, treats every reserved bit as MBZ, or feeds the values to what
 emulates MOV CR, which has other rules and raises #GP.
 """
@@ -26,8 +26,8 @@ def _leaf(l1, number, sub, register):
     return l1.cpuid.leaf(number, sub)[("eax", "ebx", "ecx", "edx").index(register)]
 
 
-# CR4 bits that exist on a CPU that says so: bit -> the CPUID bit (leaf, subleaf, register, bit). Those of Intel are here
-# because emulators offer some of them: a CPU that offers a feature may take its bit.
+# CR4 bits that exist on a CPU that says so: bit -> the CPUID bit (leaf, subleaf, register, bit). Those of Intel are
+# here because emulators offer some of them: a CPU that offers a feature may take its bit.
 CR4_FEATURES = {
     11: ("UMIP", 7, 0, "ecx", 2),
     12: ("LA57", 7, 0, "ecx", 16),
@@ -110,7 +110,7 @@ def test_cr0_defined_bits_run(l1, bit, value):
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["start"])
 
 
-@clause("core.checks.cr0_reserved_low")
+@clause("core.checks.cr0_reserved")
 @pytest.mark.parametrize("bit", [*range(6, 16), 17, *range(19, 29)], ids=lambda bit: f"bit{bit}")
 def test_cr0_reserved_low_bit_is_survived(l1, bit):
     """These bits are not in VMRUN's list: L2 runs on most readings, and no harm is done on any."""
@@ -172,6 +172,7 @@ def test_long_mode_without_pae_is_refused(l1, mode):
 
 
 @clause("core.checks.long_mode_without_pe", "core.checks.long_mode_without_pae")
+@pytest.mark.dirties("an L0 that is confused about the mode may reload L1's state wrongly")
 def test_lme_without_paging_runs(l1):
     """The legal neighbour: EFER.LME=1 with CR0.PG=0 is protected mode, so neither PAE nor anything else is asked."""
     guest = l1.guest("start: vmmcall", mode="prot32")
@@ -181,6 +182,7 @@ def test_lme_without_paging_runs(l1):
 
 
 @clause("core.checks.long_mode_without_pe")
+@pytest.mark.dirties("an L0 that is confused about the mode may reload L1's state wrongly")
 def test_lme_in_real_mode_runs(l1):
     """The legal neighbour with PE=0: EFER.LME=1 and CR0.PG=0 is real mode."""
     guest = l1.guest("start: vmmcall", mode="real16")
@@ -259,7 +261,7 @@ def test_cr3_bit_beyond_maxphyaddr_is_refused_in_long_mode(l1, above):
     ],
 )
 def test_cr3_low_bit_is_ignored(l1, mode, bit):
-    """Reserved bits below the base are not MBZ, and bits 3 and 4 are cache controls: the map is the same and L2 runs."""
+    """Reserved bits below the base are not MBZ, bits 3 and 4 are cache controls: the map is the same and L2 runs."""
     guest = l1.guest("start: vmmcall", mode=mode)
     assert l1.expect("CR3 bit before the change", guest.vmcb["cr3"] >> bit & 1, 0)
     guest.vmcb["cr3"] |= 1 << bit
@@ -336,7 +338,7 @@ def test_cr4_bit_of_a_feature_that_is_not_offered_is_refused(l1, bit):
     ],
 )
 def test_cr4_bit_that_is_offered_runs(l1, bit):
-    """The legal neighbours. Protected mode without paging, where no CR4 bit changes what VMMCALL does; PCIDE in long mode."""
+    """The legal neighbours, in protected mode without paging, where no CR4 bit changes VMMCALL; PCIDE in long mode."""
     guest = l1.guest("start: vmmcall", mode="long64" if bit == 17 else "prot32")
     if bit in CR4_FEATURES and not _offered(l1, bit):
         pytest.skip(f"CPUID does not offer {CR4_FEATURES[bit][0]}")
@@ -346,7 +348,7 @@ def test_cr4_bit_that_is_offered_runs(l1, bit):
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["start"])
 
 
-@clause("core.checks.cr4_pcide_outside_long_mode")
+@clause("core.checks.pcide_without_long_mode")
 @pytest.mark.parametrize("mode", ["pae32", "prot32"])
 def test_pcide_outside_long_mode_is_survived(l1, mode):
     """MOV CR4 refuses it; VMRUN's list does not name it."""
@@ -369,9 +371,7 @@ def test_cet_without_wp_is_refused(l1, mode):
 
 
 @clause("core.checks.cet_without_wp")
-@pytest.mark.parametrize(
-    ("cr4", "cr0"), [(CR4_CET, CR0_WP), (0, 0), (0, CR0_WP)], ids=["cet_wp", "neither", "wp"]
-)
+@pytest.mark.parametrize(("cr4", "cr0"), [(CR4_CET, CR0_WP), (0, 0), (0, CR0_WP)], ids=["cet_wp", "neither", "wp"])
 def test_cet_with_wp_runs(l1, cr4, cr0):
     guest = l1.guest("start: vmmcall")
     guest.vmcb["cr4"] |= cr4

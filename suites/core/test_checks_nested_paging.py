@@ -113,8 +113,10 @@ def test_g_pat_with_an_undefined_type_is_refused(l1, field, value):
 def test_every_undefined_type_is_refused(l1):
     """A walk through all 250 values of PA0 that are no type."""
     guest = l1.guest("vmmcall", np=True)
+    good = guest.vmcb.copy()
     for value in set(range(256)) - set(TYPES.values()):
         guest.rewind()
+        guest.vmcb = good.copy()
         guest.vmcb["g_pat"] = G_PAT & ~0xFF | value
         exit = guest.run()
         assert exit.is_invalid, f"PA0 {value:02x}h"

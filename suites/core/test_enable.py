@@ -1,9 +1,9 @@
 """Turning SVM on: CPUID, EFER.SVME and VM_CR.SVMDIS.
 
-Hardware that has SVM says so in CPUID whether it is switched on or not, lets software switch it on and off with EFER.SVME,
-and refuses that with #GP(0) where VM_CR.SVMDIS forbids it or where there is no SVM (APM2 15.4, 15.30.1).
-An L0 that keeps a VM_CR of its own but forgets to look at it when EFER is written, or that accepts SVME in a guest that it
-never offered SVM, gives L1 more than it said (XSA-278 was of that kind).
+Hardware that has SVM says so in CPUID whether it is switched on or not, lets software switch it on and off with
+EFER.SVME, and refuses that with #GP(0) where VM_CR.SVMDIS forbids it or where there is no SVM (APM2 15.4, 15.30.1).
+An L0 that keeps a VM_CR of its own but forgets to look at it when EFER is written, or that accepts SVME in a guest
+that it never offered SVM, gives L1 more than it said (XSA-278 was of that kind).
 """
 
 import pytest

@@ -1,9 +1,9 @@
 """What the SVM instructions ask for before they do anything: SVME, CPL 0, protected mode.
 
 Hardware raises #UD without EFER.SVME and outside protected mode, and #GP(0) above CPL 0, in this order and before an
-intercept is looked at (APM2 15.4, 15.5.1, vol 3). An L0 that intercepts them and acts on the intercept alone runs them for
-code that may not use them; one that lets the CPU run them (virtual VMLOAD and VMSAVE, virtual GIF) must stop doing so
-when L1 clears SVME.
+intercept is looked at (APM2 15.4, 15.5.1, vol 3). An L0 that intercepts them and acts on the intercept alone runs
+them for code that may not use them; one that lets the CPU run them (virtual VMLOAD and VMSAVE, virtual GIF) must stop
+doing so when L1 clears SVME.
 """
 
 import pytest
@@ -219,7 +219,9 @@ def test_ud_in_v86_mode_not_intercepted(l1, insn):
 
 @clause("core.preconditions.invlpga_accepts")
 @pytest.mark.parametrize("which", ["host", "first", "last"])
-@pytest.mark.parametrize("address", [0, 0x1234_5678, 0x0000_7FFF_FFFF_F000, 0xFFFF_8000_0000_0000], ids=lambda a: f"{a:x}")
+@pytest.mark.parametrize(
+    "address", [0, 0x1234_5678, 0x0000_7FFF_FFFF_F000, 0xFFFF_8000_0000_0000], ids=lambda a: f"{a:x}"
+)
 def test_invlpga_completes(l1, address, which):
     """There need be no translation to throw away, and the address need not be mapped."""
     asid = {"host": 0, "first": 1, "last": l1.cpuid.nasid - 1}[which]

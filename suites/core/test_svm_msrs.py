@@ -1,9 +1,9 @@
 """VM_HSAVE_PA and VM_CR.
 
-VM_HSAVE_PA takes a page-aligned address below MAXPHYADDR and raises #GP(0) for any other (APM2 15.30.4). VM_CR has five
-bits, the rest must be zero; SVMDIS cannot be set while SVM is on, and LOCK freezes SVMDIS and itself (15.30.1). Both can be
-reached whatever EFER.SVME is. An L0 that keeps them as plain variables skips these checks; one that ignores writes
-altogether reads back something that was never true.
+VM_HSAVE_PA takes a page-aligned address below MAXPHYADDR and raises #GP(0) for any other (APM2 15.30.4). VM_CR has
+five bits, the rest must be zero; SVMDIS cannot be set while SVM is on, and LOCK freezes SVMDIS and itself (15.30.1).
+Both can be reached whatever EFER.SVME is. An L0 that keeps them as plain variables skips these checks; one that
+ignores writes altogether reads back something that was never true.
 """
 
 import pytest

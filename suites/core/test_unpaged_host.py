@@ -1,15 +1,15 @@
 """VMRUN from a host that does not page.
 
-VMRUN asks for protected mode and nothing more (APM2 15.5.1); only nested paging needs a host with CR0.PG=1. So a 32-bit
-host in flat unpaged protected mode may run a guest, and #VMEXIT brings it back to where it was, paging still off.
-An L0 that handles long mode alone raises #UD, or reloads a CR0 with paging on.
+VMRUN asks for protected mode and nothing more (APM2 15.5.1); only nested paging needs a host with CR0.PG=1. So a
+32-bit host in flat unpaged protected mode may run a guest, and #VMEXIT brings it back to where it was, paging still
+off. An L0 that handles long mode alone raises #UD, or reloads a CR0 with paging on.
 """
 
 import pytest
 
 from harness import VMEXIT, clause
 
-# Goes from 64-bit mode down to unpaged 32-bit protected mode with an IDT of its own, runs the VMCB at EBX, and comes back.
+# Goes from 64-bit mode down to unpaged 32-bit mode with an IDT of its own, runs the VMCB at EBX, and comes back.
 # EBP is the vector of what L1 took, all ones for none. EDI is CR0 right after #VMEXIT.
 STUBS = "".join(f"v{n}: mov ebp, {n}\njmp back\n" for n in range(32))
 TABLE = ", ".join(f"v{n}" for n in range(32))
@@ -19,7 +19,7 @@ DOWN_AND_UP = f"""
     lea rsi, [rip + table]
     lea rdi, [rip + idt]
     mov ecx, 32
-fill:
+gate:
     mov eax, [rsi]
     mov [rdi], ax
     mov word ptr [rdi + 2], 0x18
@@ -29,7 +29,7 @@ fill:
     add rsi, 4
     add rdi, 8
     dec ecx
-    jnz fill
+    jnz gate
     lidt [rip + idtr]
     push 0x18
     lea rax, [rip + legacy]
@@ -52,7 +52,7 @@ back:
     or eax, 0x80000000
     mov cr0, eax
     .byte 0xEA
-    .long long
+    .long up
     .word 0x08
 {STUBS}
     .balign 8
@@ -64,7 +64,7 @@ saved_idtr: .fill 10, 1, 0
     .balign 8
 saved_rsp: .quad 0
 .code64
-long:
+up:
     mov rsp, [rip + saved_rsp]
     lidt [rip + saved_idtr]
 """
@@ -76,8 +76,9 @@ long:
 def test_vmrun_from_unpaged_host(l1, mode):
     """What L2 does about paging is its own affair."""
     guest = l1.guest("end: vmmcall", mode=mode)
-    assert guest.run().ran
-    l1.fill(guest.vmcb_pa + 0x70, 0x20, 0x5A)
+    placed = guest.run()
+    assert placed.ran
+    l1.write(guest.vmcb_pa, bytes(placed.before.data))
 
     result = l1.code(DOWN_AND_UP, {"rbx": guest.vmcb_pa})
     code = int.from_bytes(l1.read(guest.vmcb_pa + 0x70, 4), "little")

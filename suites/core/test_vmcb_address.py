@@ -1,9 +1,9 @@
 """rAX, the operand of VMRUN, VMLOAD and VMSAVE: a physical address, page aligned, below MAXPHYADDR.
 
-Hardware raises #GP(0) in the host for any of rAX[11:0] and for an address that the processor cannot form, before it reads a
-byte, and takes as much of RAX as the effective address size says (vol 3, APM2 15.5.1). An L0 that maps the page itself
-easily drops the low bits, or relies on a hardware check that knows the host's MAXPHYADDR and not L1's, or forgets that a
-67h prefix cuts RAX to EAX.
+Hardware raises #GP(0) in the host for any of rAX[11:0] and for an address that the processor cannot form, before it
+reads a byte, and takes as much of RAX as the effective address size says (vol 3, APM2 15.5.1). An L0 that maps the
+page itself easily drops the low bits, or relies on a hardware check that knows the host's MAXPHYADDR and not L1's, or
+forgets that a 67h prefix cuts RAX to EAX.
 """
 
 import pytest
@@ -11,8 +11,6 @@ import pytest
 from harness import VMEXIT, clause
 
 INSTRUCTIONS = ["vmrun", "vmload", "vmsave"]
-OPCODE = {"vmrun": 0xD8, "vmload": 0xDA, "vmsave": 0xDB}
-STAR = 0xC000_0081
 PATTERN = 0x5A
 GARBAGE = 0xDEAD_BEEF << 32
 
@@ -32,10 +30,11 @@ def too_high(l1, which, page):
 
 
 def placed(l1, code="end: vmmcall"):
-    """A guest that lies in memory and is known to run; its VMCB's output fields hold a pattern again."""
+    """A guest that lies in memory as before its first run, and is known to run."""
     guest = l1.guest(code)
-    assert guest.run().ran
-    l1.fill(guest.vmcb_pa + 0x70, 0x20, PATTERN)
+    exit = guest.run()
+    assert exit.ran
+    l1.write(guest.vmcb_pa, bytes(exit.before.data))
     return guest
 
 
@@ -155,7 +154,7 @@ def test_address_size_prefix_vmrun(l1):
     ids=lambda prefix: "none" if not prefix else "".join(f"{byte:02x}" for byte in prefix),
 )
 def test_vmrun_resumes_behind(l1, prefix):
-    """Prefixes that change nothing count for the length. The code behind VMRUN is such that a wrong RIP shows in R12."""
+    """Prefixes that change nothing count for the length. The code behind VMRUN shows a wrong RIP in R12."""
     guest = placed(l1)
     text = ", ".join(f"{byte:#x}" for byte in [*prefix, 0x0F, 0x01, 0xD8])
 

@@ -1,18 +1,22 @@
 """VMLOAD and VMSAVE: which state they move, and nothing else.
 
-They move FS, GS, TR and LDTR with their hidden parts, KernelGSBase, STAR, LSTAR, CSTAR, SFMASK and the three SYSENTER MSRs
-between the CPU and the VMCB at rAX (APM2 15.5.2), and VMLOAD makes bases canonical instead of faulting (15.5.1). An L0
-that does this by hand forgets a field, writes the whole page back, uses WRMSR and takes its #GP, or lands in its own
-memory instead of L1's.
+They move FS, GS, TR and LDTR with their hidden parts, KernelGSBase, STAR, LSTAR, CSTAR, SFMASK and the three SYSENTER
+MSRs between the CPU and the VMCB at rAX (APM2 15.5.2), and VMLOAD makes bases canonical instead of faulting (15.5.1).
+An L0 that does this by hand forgets a field, writes the whole page back, uses WRMSR and takes its #GP, or lands in
+its own memory instead of L1's.
 """
 
 import pytest
 
 from harness import clause, masked, sign_extended
 
-# Field -> (offset, width in bytes, the bits that are compared). The SYSENTER addresses have 32 bits on AMD parts.
+# Of the attributes only those that the CPU observes are compared: D, P, DPL, S, code or data, E and W of FS and GS;
+# P, S and the type of LDTR and TR (15.5.1). The SYSENTER addresses have 32 bits on AMD parts.
+OBSERVED = {"fs": 0x4FE, "gs": 0x4FE, "ldtr": 0x09F, "tr": 0x09F}
+
+# Field -> (offset, width in bytes, the bits that are compared).
 FIELDS = {
-    f"{segment}.{part}": (base + at, width, (1 << 8 * width) - 1 if part != "attrib" else 0xFFF)
+    f"{segment}.{part}": (base + at, width, (1 << 8 * width) - 1 if part != "attrib" else OBSERVED[segment])
     for segment, base in {"fs": 0x440, "gs": 0x450, "ldtr": 0x470, "tr": 0x490}.items()
     for part, at, width in (("selector", 0, 2), ("attrib", 2, 2), ("limit", 4, 4), ("base", 8, 8))
 } | {
@@ -101,7 +105,7 @@ def change(fields):
 
 
 def load(fields, probe, *, save=True):
-    """L1 code that loads these fields with VMLOAD, runs `probe` (result in R11), saves to R10, and puts L1's state back."""
+    """L1 code: loads these fields with VMLOAD, runs `probe` (result in R11), saves to R10, puts L1's state back."""
     saved = "mov rax, r10\nvmsave\n" if save else ""
     return f"{COPY}{change(fields)}mov rax, r9\nvmload\n{probe}\n{saved}mov rax, r8\nvmload\n"
 
@@ -155,7 +159,12 @@ def test_vmload_shows_in_rdmsr(l1, case):
 @clause("core.vmload.loads_its_fields")
 @pytest.mark.parametrize(
     ("name", "insn"),
-    [("fs.selector", "mov r11d, fs"), ("gs.selector", "mov r11d, gs"), ("ldtr.selector", "sldt r11"), ("tr.selector", "str r11")],
+    [
+        ("fs.selector", "mov r11d, fs"),
+        ("gs.selector", "mov r11d, gs"),
+        ("ldtr.selector", "sldt r11"),
+        ("tr.selector", "str r11"),
+    ],
     ids=["fs", "gs", "ldtr", "tr"],
 )
 @pytest.mark.parametrize("n", [0, 1])
@@ -297,7 +306,10 @@ def test_vmload_only_reads(l1):
     """Not a byte of the page changes."""
     regs = pages(l1)
     patch = {"star": 0x0123_4567_89AB_CDEF, "fs.base": LOW, "kernel_gs_base": 0x5A00_0000_1234_5678}
-    code = f"{COPY}{change(patch)}mov rsi, r9\nmov rdi, r10\nmov ecx, 512\nrep movsq\nmov rax, r9\nvmload\nmov rax, r8\nvmload"
+    code = (
+        f"{COPY}{change(patch)}mov rsi, r9\nmov rdi, r10\nmov ecx, 512\nrep movsq\n"
+        "mov rax, r9\nvmload\nmov rax, r8\nvmload"
+    )
 
     assert l1.code(code, regs).returned
     same = l1.read(regs["r9"], 0x1000) == l1.read(regs["r10"], 0x1000)
@@ -305,9 +317,19 @@ def test_vmload_only_reads(l1):
 
 
 # Addresses that are canonical for neither 48 nor 57 bits, yet have one canonical form in both: bits 56:47 agree.
-BOTH_WIDTHS = {"5a00": 0x5A00_1234_5678_9000, "a5ff": 0xA5FF_9234_5678_9000, "7e00": 0x7E00_0000_0000_1000, "81ff": 0x81FF_FFFF_FFFF_F000}
+BOTH_WIDTHS = {
+    "5a00": 0x5A00_1234_5678_9000,
+    "a5ff": 0xA5FF_9234_5678_9000,
+    "7e00": 0x7E00_0000_0000_1000,
+    "81ff": 0x81FF_FFFF_FFFF_F000,
+}
 # And those that depend on there being 48 address bits.
-WIDTH_48 = {"bit47": 0x0000_8000_0000_1000, "bit48": 0x0001_0000_0000_1000, "bit56": 0x0100_7FFF_0000_1000, "bit62-47": 0x4000_8000_1234_5000}
+WIDTH_48 = {
+    "bit47": 0x0000_8000_0000_1000,
+    "bit48": 0x0001_0000_0000_1000,
+    "bit56": 0x0100_7FFF_0000_1000,
+    "bit62-47": 0x4000_8000_1234_5000,
+}
 BASES = ["fs.base", "gs.base", "ldtr.base", "tr.base", "kernel_gs_base"]
 
 
@@ -329,7 +351,9 @@ def test_vmload_canonicalises(l1, name, case):
 
 
 @clause("core.vmload.noncanonical_msrs")
-@pytest.mark.parametrize("value", [0x5A00_1234_5678_9000, 0x8000_0000_0000_0000, 0x7FFF_FFFF_FFFF_FFFF], ids=lambda value: f"{value:x}")
+@pytest.mark.parametrize(
+    "value", [0x5A00_1234_5678_9000, 0x8000_0000_0000_0000, 0x7FFF_FFFF_FFFF_FFFF], ids=lambda value: f"{value:x}"
+)
 @pytest.mark.parametrize("name", ["lstar", "cstar", "sysenter_esp", "sysenter_eip"])
 def test_vmload_does_not_fault_on_msrs(l1, name, value):
     """WRMSR would raise #GP for some of these; VMLOAD has no such exception. What RDMSR gives is not asked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.asm import AssemblyError, Assembler, Snippet
+from harness.asm import Assembler, AssemblyError, Snippet
 
 
 @pytest.fixture
@@ -44,6 +44,13 @@ def test_numeric_labels_stay_within_their_snippet(assembler):
     first, second = assembler.many([Snippet("1: jmp 1b", 64, 0), Snippet("nop\n1: jmp 1b", 64, 0)])
 
     assert (first.code, second.code) == (b"\xeb\xfe", b"\x90\xeb\xfe")
+
+
+def test_a_label_may_be_called_like_an_instruction(assembler):
+    done = assembler.one(Snippet("hlt: hlt; cpuid: data16 cpuid\njmp cpuid", 64, 0))
+
+    assert done.code == b"\xf4\x66\x0f\xa2\xeb\xfb"
+    assert done.labels == {"hlt": 0, "cpuid": 1}
 
 
 def test_cache_serves_another_assembler(assembler, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def test_differing_runs_cover_the_differences_and_little_more(old, new, join):
         assert before[end - 1] != after[end - 1]
         patched[start:end] = after[start:end]
     assert bytes(patched) == after
-    assert all(right[0] - left[1] > join for left, right in zip(runs, runs[1:], strict=False))
+    assert all(right[0] - left[1] > join for left, right in pairwise(runs))
 
 
 @given(first=pages, second=pages)
@@ -67,7 +69,9 @@ def test_more_templates_than_slots_still_work():
 
 
 def test_stored_scenario_is_the_same_scenario():
-    scenario = Scenario([Page(places.VMCB, page_of({5: 7})), steps.rdmsr(0xC0000080), steps.mem_read(places.SCRATCH, 8, "x")])
+    scenario = Scenario(
+        [Page(places.VMCB, page_of({5: 7})), steps.rdmsr(0xC0000080), steps.mem_read(places.SCRATCH, 8, "x")]
+    )
 
     again = Scenario.from_json(scenario.to_json())
 

@@ -209,6 +209,25 @@ def test_what_is_not_checked(fields, features):
     assert broken_rules(vmcb, make_cpuid(features)) == []
 
 
+def test_every_vector_of_an_injected_exception():
+    refused = {2, 15, *range(32, 256)}
+    undecided = {4, 9, 20, 21, *range(22, 30), 31}  # 4 and 5 because the guest is in 64-bit mode
+
+    for vector in range(256):
+        vmcb = make_template("long64", **PLACES)
+        vmcb["eventinj"] = inject_exception(vector)
+        certain = {rule.certain for rule in broken_rules(vmcb, make_cpuid())}
+        assert certain == ({True} if vector in refused | {5} else {False} if vector in undecided else set()), vector
+
+
+@pytest.mark.parametrize(("features", "defined"), [((), {0, 1}), (("FlushByAsid",), {0, 1, 3, 7})])
+def test_every_tlb_control_value(features, defined):
+    for value in range(256):
+        vmcb = make_template("long64", **PLACES)
+        vmcb["tlb_control"] = value
+        assert bool(broken_rules(vmcb, make_cpuid(features))) == (value not in defined)
+
+
 def test_bad_pdpe_does_not_matter_with_nested_paging():
     vmcb = make_template("pae32", **PLACES, np=True)
 

@@ -26,11 +26,22 @@ QUICK_TABLE = {
     "dbgextnctl": 0x698, "spec_ctrl": 0x6E0,
 }  # fmt: skip
 
+# Fields of features no target of the first release offers; offsets as Linux, Xen and others place them.
+LATER_TABLE = {
+    "erap_control": 0x05D, "vmgexit_rax": 0x110, "vmgexit_cpl": 0x118, "update_irr": 0x134,
+    "allowed_sev_features": 0x138, "guest_sev_features": 0x140, "requested_irr": 0x150, "host_reserved": 0x3E0,
+    "vmpl": 0x4CA, "perf_ctl0": 0x4E0, "perf_ctr5": 0x538, "xss": 0x540, "instr_retired_ctr": 0x5C0,
+    "perf_ctr_global_sts": 0x5C8, "perf_ctr_global_ctl": 0x5D0, "lbr_stack": 0xA70, "lbr_select": 0xB70,
+    "ibs_fetch_ctl": 0xB78, "ibs_op_rip": 0xB90, "ic_ibs_extd_ctl": 0xBC0,
+}  # fmt: skip
+
 WIDTHS = {
     "intercept_cr_read": 2, "intercept_exceptions": 4, "pause_filter_count": 2, "iopm_base_pa": 8, "asid": 4,
     "tlb_control": 1, "vintr": 8, "exitcode": 8, "eventinj": 8, "clean": 4, "nrip": 8, "insn_len": 1,
     "insn_bytes": 15, "cs.selector": 2, "cs.attrib": 2, "cs.limit": 4, "cs.base": 8, "cpl": 1, "efer": 8, "rax": 8,
-    "bus_lock_count": 2,
+    "bus_lock_count": 2, "erap_control": 1, "vmgexit_cpl": 1, "guest_sev_features": 8, "requested_irr": 32,
+    "host_reserved": 32, "avic_backing_page": 8, "avic_logical_table": 8, "avic_physical_table": 8, "lbr_stack": 256,
+    "vmpl": 1,
 }  # fmt: skip
 
 SUB_FIELDS = {  # name: (parent, low bit, width in bits)
@@ -38,7 +49,8 @@ SUB_FIELDS = {  # name: (parent, low bit, width in bits)
     "v_nmi_mask": ("vintr", 12, 1), "v_intr_prio": ("vintr", 16, 4), "v_ign_tpr": ("vintr", 20, 1),
     "v_intr_masking": ("vintr", 24, 1), "v_gif_enable": ("vintr", 25, 1), "v_nmi_enable": ("vintr", 26, 1),
     "x2avic_enable": ("vintr", 30, 1), "avic_enable": ("vintr", 31, 1), "v_intr_vector": ("vintr", 32, 8),
-    "interrupt_shadow": ("int_state", 0, 1), "np_enable": ("np_control", 0, 1), "sev_enable": ("np_control", 1, 1),
+    "interrupt_shadow": ("int_state", 0, 1), "guest_interrupt_mask": ("int_state", 1, 1),
+    "vte_enable": ("np_control", 5, 1), "np_enable": ("np_control", 0, 1), "sev_enable": ("np_control", 1, 1),
     "sev_es_enable": ("np_control", 2, 1), "gmet_enable": ("np_control", 3, 1),
     "sss_check_enable": ("np_control", 4, 1), "rogpt_enable": ("np_control", 6, 1),
     "invlpgb_enable": ("np_control", 7, 1), "lbr_virt_enable": ("virt_ext", 0, 1),
@@ -47,7 +59,7 @@ SUB_FIELDS = {  # name: (parent, low bit, width in bits)
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "offset"), QUICK_TABLE.items())
+@pytest.mark.parametrize(("name", "offset"), [*QUICK_TABLE.items(), *LATER_TABLE.items()])
 def test_offset(name, offset):
     assert field(name).offset == offset
 
@@ -55,6 +67,23 @@ def test_offset(name, offset):
 @pytest.mark.parametrize(("name", "width"), WIDTHS.items())
 def test_width(name, width):
     assert field(name).width_bytes == width
+
+
+def test_every_other_register_of_the_save_area_has_eight_bytes():
+    others = [item for item in WHOLE_FIELDS if item.area == "save" and "." not in item.name and item.name not in WIDTHS]
+
+    assert len(others) > 40
+    assert {item.width_bytes for item in others} == {8}
+
+
+def test_page_is_4_kib():
+    assert VMCB_SIZE == 0x1000
+
+
+def test_field_names_its_place():
+    assert str(field("asid")) == "asid (058h)"
+    assert str(field("v_irq")) == "v_irq (060h[8])"
+    assert str(field("v_intr_prio")) == "v_intr_prio (060h[19:16])"
 
 
 @pytest.mark.parametrize(("name", "place"), SUB_FIELDS.items())
@@ -171,6 +200,16 @@ def test_guesses_about_clean_bits_say_so():
         ("intercept_misc3", 0xFFFF_FF80),
         ("insn_len", 0xF0),
         ("rip", 0),
+        ("erap_control", 0xFC),
+        ("cpl", 0xFC),
+        ("gdtr.attrib", 0xFFFF),
+        ("idtr.limit", 0xFFFF_0000),
+        ("avic_bar", 0xFFF0_0000_0000_0000),
+        ("avic_logical_table", 0xFFF0_0000_0000_0FFF),
+        ("avic_physical_table", 0xFFF0_0000_0000_0000),
+        ("vmsa_ptr", 0xFFF0_0000_0000_0FFF),
+        ("allowed_sev_features", 0x4000_0000_0000_0003),
+        ("dbgextnctl", 0xFFFF_FFFF_FFFF_FFBF),
     ],
 )
 def test_reserved_mask(name, mask):

@@ -1,4 +1,6 @@
-"""The parser, and what becomes of errors: a person's mistake is one line and status 2, ours is one line, a file and status 3."""
+"""The parser, and what becomes of errors: a person's mistake is one line and status 2, ours is one line, a file
+and status 3.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog="nsvm",
-        description="A conformance suite for nested AMD SVM: runs an L1 hypervisor on a machine and says, clause by clause, "
+        description="A conformance suite for nested AMD SVM: runs an L1 hypervisor on a machine and says, clause "
+        "by clause, "
         "how what it sees differs from AMD hardware.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -52,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nsvm {VERSION}")
     common = Parser(add_help=False, allow_abbrev=False)
     group = common.add_argument_group("for every command")
-    group.add_argument("--no-install", action="store_true", help="install no Debian package: print the command that would and exit 2")
+    group.add_argument(
+        "--no-install", action="store_true", help="install no Debian package: print the command that would and exit 2"
+    )
     group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for module in (run, render, bless, clauses, targets, caps, new, doctor, bench, selftest):
@@ -71,7 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, rest = arguments[:at], arguments[at + 1 :]
     try:
         parser = build_parser()
-        args = parser.parse_args(_command_first(arguments))
+        args, unknown = parser.parse_known_args(_command_first(arguments))
+        if unknown:
+            where = f"nsvm {args.command}" if args.command else "nsvm"
+            raise UserError(f"{where} does not know {' '.join(unknown)}; see ./{where} --help")
         if args.command is None:
             parser.print_help()
             return EXIT_USAGE

@@ -1,0 +1,25 @@
+"""Figures about the harness itself, measured beside each other. A measure is a function `Bench -> list[Figure]`;
+MEASURES names them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from harness.bench import boot, rates, suite
+from harness.bench.figure import Bench, Figure, NotMeasured
+
+Measure = Callable[[Bench], list[Figure]]
+
+MEASURES: Mapping[str, Measure] = {
+    "boot": boot.measure,
+    "uart": rates.uart,
+    "memory": rates.memory,
+    "bundle": rates.bundle,
+    "vmrun": rates.vmrun_loop,
+    "suite": suite.workers,
+    "slow-line": suite.slow_line,
+}
+"""In the order in which they run."""
+
+__all__ = ["MEASURES", "Bench", "Figure", "Measure", "NotMeasured"]

@@ -1,0 +1,250 @@
+"""`nsvm bless` on made-up records: nothing without a reason, nothing written unasked, nothing lost of what is there."""
+
+from __future__ import annotations
+
+import tomllib
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.baseline import Baseline
+from harness.cli import bless, main
+from harness.record import BaselineRef, Check, ClauseInfo, End, Result, RunStart, TargetInfo, Writer, load
+from harness.summary import summarise
+
+BASELINE = """\
+# Known deviations of QEMU TCG.
+
+# Seen by reading target/i386/tcg.
+[[deviation]]
+clause = "core.a"
+tests = ["test_a[1]", "test_a[2]"] # two of them
+reason = "the first"
+reference = "svm_helper.c"
+
+# Mended soon.
+[[deviation]]
+clause = "core.b"
+tests = [
+    "test_b", # a "]" in a comment
+]
+reason = "the second"
+reference = "svm_helper.c"
+
+[[deviation]]
+clause = "core.c"
+reason = "all of them"
+reference = "svm_helper.c"
+"""
+
+COLLECTED = [f"suites/core/test_a.py::test_a[{n}]" for n in (1, 2, 3)] + [
+    f"suites/core/test_n.py::test_new[{n}]" for n in ("x", "y")
+]
+
+
+def result(name: str, clause: str, verdict: str, news: str, *, universal: bool = False) -> Result:
+    check = Check(
+        clause=clause,
+        verdict=verdict,
+        news=news,
+        universal=universal,
+        summary="differs",
+        baseline=BaselineRef(reason="r", reference="f") if news == "known" else None,
+    )
+    clauses = () if universal else (clause,)
+    return Result(
+        test=f"suites/core/test_x.py::{name}",
+        target="qemu-tcg",
+        verdict=verdict,
+        news=news,
+        clauses=clauses,
+        checks=(check,),
+    )
+
+
+def record(folder: Path, *results: Result) -> Path:
+    """A run folder."""
+    folder.mkdir(exist_ok=True)
+    with Writer(folder / "run.jsonl") as writer:
+        writer.write(RunStart(run_id="abc123", started="2026-11-22T10:00:00+00:00"))
+        for clause in ("core.a", "core.b", "core.c", "core.new", "core.host"):
+            writer.write(ClauseInfo(id=clause, bit="core", statement="It holds."))
+        writer.write(TargetInfo(target="qemu-tcg", version="QEMU 7.2.18", boots=1))
+        for each in results:
+            writer.write(each)
+        summary = summarise(load(folder / "run.jsonl"), ending=True)
+        writer.write(
+            End(
+                finished="", duration_s=1.0, exit_status=summary.exit_status, counts=summary.counts,
+                new=summary.new, known=summary.known, mended=summary.mended,
+            )
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def baselines(tmp_path: Path) -> Path:
+    folder = tmp_path / "baselines"
+    folder.mkdir()
+    (folder / "qemu-tcg.toml").write_text(BASELINE)
+    return folder
+
+
+def proposed(folder: Path, baselines: Path, **more: Any) -> str | None:
+    """The baseline after blessing, or None if nothing is proposed."""
+    args = Namespace(
+        **{"reason": "because", "reference": "", "versions": "", "clause": [], "baselines": baselines} | more
+    )
+    proposals = bless.propose(summarise(load(folder / "run.jsonl")), args, COLLECTED)
+    return proposals[0].after if proposals else None
+
+
+def test_without_a_reason_nothing_is_proposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = record(tmp_path / "run", result("test_new[x]", "core.new", "FAIL", "new"))
+
+    assert main(["bless", str(folder), "--reason", "  "]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "bless needs --reason" in said.err
+
+
+def test_a_new_deviation_becomes_an_entry_with_its_tests_reason_and_reference(tmp_path: Path, baselines: Path) -> None:
+    folder = record(tmp_path / "run", result("test_new[x]", "core.new", "FAIL", "new"))
+
+    after = proposed(folder, baselines)
+
+    assert after is not None and after.startswith(BASELINE)
+    assert tomllib.loads(after)["deviation"][-1] == {
+        "clause": "core.new",
+        "tests": ["test_new[x]"],
+        "reason": "because",
+        "reference": "run abc123, QEMU 7.2.18",
+    }
+
+
+def test_what_was_blessed_is_known_afterwards(tmp_path: Path, baselines: Path) -> None:
+    folder = record(
+        tmp_path / "run",
+        result('test_new["q\\uote"]', "core.new", "CRASH", "new"),
+        result("test_host", "core.host", "FAIL", "new", universal=True),
+    )
+
+    after = proposed(folder, baselines, versions=">=7.2,<8", reference="the source", reason='says "no"\n')
+
+    assert after is not None
+    path = tmp_path / "after.toml"
+    path.write_text(after)
+    baseline = Baseline.load(path, (7, 2, 18))
+    known = baseline.known("core.new", 'suites/core/test_x.py::test_new["q\\uote"]', "CRASH")
+    assert known is not None and known.reason == 'says "no"'
+    assert baseline.known("core.host", "suites/core/test_x.py::test_host", "FAIL") is not None
+    assert Baseline.load(path, (8, 0)).known("core.host", "suites/core/test_x.py::test_host", "FAIL") is None
+
+
+def test_all_parameter_sets_of_a_test_are_abbreviated_some_are_not(tmp_path: Path, baselines: Path) -> None:
+    whole = record(tmp_path / "whole", *(result(f"test_new[{n}]", "core.new", "FAIL", "new") for n in "xy"))
+    part = record(
+        tmp_path / "part",
+        result("test_new[x]", "core.new", "FAIL", "new"),
+        result("test_new[y]", "core.new", "PASS", "ok"),
+    )
+
+    assert 'tests = ["test_new[*]"]' in (proposed(whole, baselines) or "")
+    assert 'tests = ["test_new[x]"]' in (proposed(part, baselines) or "")
+
+
+def test_a_universal_check_that_fires_everywhere_is_blessed_for_every_test(tmp_path: Path, baselines: Path) -> None:
+    many = [result(f"test_{n}", "core.host", "FAIL", "new", universal=True) for n in range(30)]
+
+    after = proposed(record(tmp_path / "run", *many), baselines)
+
+    assert after is not None
+    assert "tests" not in tomllib.loads(after)["deviation"][-1]
+
+
+def test_mended_tests_leave_their_entry_and_an_empty_entry_leaves_with_its_comment(
+    tmp_path: Path, baselines: Path
+) -> None:
+    folder = record(
+        tmp_path / "run",
+        result("test_a[1]", "core.a", "PASS", "mended"),
+        result("test_a[2]", "core.a", "FAIL", "known"),
+        result("test_b", "core.b", "PASS", "mended"),
+    )
+
+    after = proposed(folder, baselines)
+
+    assert (
+        after
+        == """\
+# Known deviations of QEMU TCG.
+
+# Seen by reading target/i386/tcg.
+[[deviation]]
+clause = "core.a"
+tests = ["test_a[2]"] # two of them
+reason = "the first"
+reference = "svm_helper.c"
+
+[[deviation]]
+clause = "core.c"
+reason = "all of them"
+reference = "svm_helper.c"
+"""
+    )
+
+
+def test_a_pattern_of_which_a_part_is_mended_becomes_the_list_of_what_is_left(tmp_path: Path, baselines: Path) -> None:
+    (baselines / "qemu-tcg.toml").write_text(
+        '[[deviation]]\nclause = "core.a"\ntests = ["test_a[*]", "test_other"]\nreason = "r"\nreference = "f"\n'
+    )
+    folder = record(
+        tmp_path / "run",
+        result("test_a[1]", "core.a", "PASS", "mended"),
+        result("test_a[3]", "core.a", "FAIL", "known"),
+    )
+
+    assert 'tests = ["test_a[3]", "test_other"]' in (proposed(folder, baselines) or "")
+
+
+def test_only_the_clauses_asked_for(tmp_path: Path, baselines: Path) -> None:
+    folder = record(
+        tmp_path / "run",
+        result("test_new[x]", "core.new", "FAIL", "new"),
+        result("test_b", "core.b", "PASS", "mended"),
+    )
+
+    after = proposed(folder, baselines, clause=["core.n*"])
+
+    assert after is not None and after.startswith(BASELINE)
+    assert "core.new" in after
+
+
+def test_nothing_new_proposes_nothing_and_lost_tests_cannot_be_blessed(tmp_path: Path, baselines: Path) -> None:
+    folder = record(
+        tmp_path / "run", result("test_c", "core.c", "FAIL", "known"), result("test_lost", "core.a", "ERROR", "ok")
+    )
+
+    assert proposed(folder, baselines) is None
+
+
+def test_the_command_shows_a_diff_and_writes_only_when_told(
+    tmp_path: Path, baselines: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bless, "ROOT", tmp_path)
+    monkeypatch.setattr(bless, "collect", list)
+    folder = record(tmp_path / "run", result("test_new[x]", "core.new", "FAIL", "new"))
+    path = baselines / "qemu-tcg.toml"
+
+    assert main(["bless", str(folder), "--reason", "because"]) == 0
+    told = capsys.readouterr().out
+    assert "--- a/baselines/qemu-tcg.toml" in told
+    assert '+clause = "core.new"' in told
+    assert told.endswith("Nothing is written yet; --write applies it.\n")
+    assert path.read_text() == BASELINE
+
+    assert main(["bless", str(folder), "--reason", "because", "--write"]) == 0
+    assert tomllib.loads(path.read_text())["deviation"][-1]["clause"] == "core.new"
+    assert [each.name for each in baselines.iterdir()] == ["qemu-tcg.toml"]

@@ -1,0 +1,124 @@
+"""The command line: a person's mistake is one line and status 2, our own fault one line, a file and status 3."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from harness.cli import command as command_module
+from harness.cli import main, new
+from harness.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["run", "--bogus"], "nsvm run does not know --bogus"),
+        (["run", "--targ", "bochs"], "nsvm run does not know --targ"),
+        (["run", "--target", "vax"], "no target is called 'vax'; there are "),
+        (["run", "--fresh-boot", "never"], "invalid choice: 'never'"),
+        (["run", "-n", "many"], "-n many: not a number of workers"),
+        (["run", "-n", "1000"], "at most 64 workers"),
+        (["run", "--qemu", "/nonexistent/qemu"], "--qemu /nonexistent/qemu: no such program"),
+        (["run", "suites/nonexistent"], "suites/nonexistent: no such file or folder"),
+        (["run", "--target"], "expected one argument"),
+        (["caps", "--target", "vax"], "no target is called 'vax'"),
+        (["caps", "--", "-x"], "nothing may follow '--' for caps"),
+        (["render", "nowhere"], "nowhere: holds no run.jsonl"),
+        (["render"], "the following arguments are required: RUN"),
+        (["bless", "nowhere"], "bless needs --reason"),
+        (["bless", "nowhere", "--reason", "r", "--versions", "about 7"], "is not like >=7.2"),
+        (["new", "nosuchsuite", "x"], "no suite is called 'nosuchsuite'"),
+        (["bench", "--only", "luck"], "no measure is called 'luck'"),
+        (["bench", "--rounds", "0"], "--rounds: at least 1"),
+        (["test", "--env", "nonsense"], "invalid choice: 'nonsense'"),
+        (["test", "--env", "lint", "--", "-x"], "need --env units or --env emulators"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_is_one_line_and_status_2(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(arguments)
+
+    said = capsys.readouterr()
+    assert status == 2
+    assert complaint in said.err
+    assert len(said.err.splitlines()) == 1, said.err
+    assert said.out == ""
+
+
+def test_no_command_shows_the_help_and_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "exit status:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "render", "bless", "clauses", "targets", "caps", "new", "doctor", "bench", "test"]
+)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: nsvm {command} ")
+    assert "--no-install" in told
+
+
+def test_every_command_and_its_exit_status_is_documented() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+
+    for command in ("run", "render", "bless", "clauses", "targets", "caps", "new", "doctor", "bench", "test"):
+        assert f"nsvm {command}" in page
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"nsvm {project['version']}\n"
+    assert project["version"] == VERSION
+
+
+def test_an_error_nobody_foresaw_is_one_line_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_args: object) -> int:
+        raise ZeroDivisionError("the sky\nfell")
+
+    monkeypatch.setattr(new, "run", broken)
+    monkeypatch.setattr(command_module, "LOG", tmp_path / "log")
+
+    assert main(["new", "core", "x"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("nsvm: internal error: ZeroDivisionError: the sky (traceback: ")
+    assert len(said.splitlines()) == 1
+    (written,) = (tmp_path / "log").iterdir()
+    assert "raise ZeroDivisionError" in written.read_text()
+
+    assert main(["--debug", "new", "core", "x"]) == 3
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_args: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(new, "run", interrupted)
+
+    assert main(["new", "core", "x"]) == 130
+    assert capsys.readouterr().err == "nsvm: interrupted\n"
+
+
+def test_pins_are_exact_and_have_hashes() -> None:
+    for path in sorted((ROOT / "requirements").glob("*.txt")):
+        text = path.read_text()
+        pins = [line for line in text.splitlines() if line and not line[0].isspace()]
+
+        assert pins, path
+        assert all("==" in pin and pin.endswith("\\") for pin in pins), path
+        assert "://" not in text, path
