@@ -104,6 +104,14 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Ends the target, and writes what was counted: before an xdist worker says that it is done."""
+    worker = session.config.stash.get(WORKER, None)
+    if worker is not None:
+        worker.close()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Ends the target; the record was ended before, at the end of the session."""
     worker = config.stash.get(WORKER, None)

@@ -60,6 +60,7 @@ class Worker:
         self._make_target = make_target or self._create
         self._cpus = settings.cpus
         self._boots_before = 0
+        self._closed = False
         self.target = self._make_target(self._cpus)
         self.session = self._session()
         self.baseline = settings.baseline_of(self.target.version_tuple)
@@ -106,7 +107,10 @@ class Worker:
         )
 
     def close(self) -> None:
-        """Ends the target and writes what was counted."""
+        """Ends the target and writes what was counted; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
         for clause, tally in sorted(self.tallies.items()):
             self.writer.write(
                 Universal(target=self.settings.target, clause=clause, checked=tally.checked, failed=tally.failed)

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.bench import cpu_probe
+from harness.bench import cpu_probe, throttle
 from harness.bench.figure import Bench, Figure, NotMeasured
 from harness.record import FILE_NAME, load
 
@@ -51,7 +52,7 @@ def slow_line(bench: Bench) -> list[Figure]:
     """The whole suite at 115200 baud, simulated by throttling the link; two workers."""
     if not bench.slow:
         raise NotMeasured("takes up to 15 minutes; say --slow")
-    ran = _run(bench, 2, "--lane", "serial", "--baud", str(SLOW_BAUD))
+    ran = _run(bench, 2, "--lane", "serial", "-p", throttle.__name__, environment={throttle.BAUD: str(SLOW_BAUD)})
     return [
         Figure(
             name=f"the whole suite at {SLOW_BAUD} baud, 2 workers",
@@ -63,7 +64,7 @@ def slow_line(bench: Bench) -> list[Figure]:
     ]
 
 
-def _run(bench: Bench, count: int, *more: str) -> Ran:
+def _run(bench: Bench, count: int, *more: str, environment: Mapping[str, str] | None = None) -> Ran:
     """One pytest over the suites; raises NotMeasured if it does not end as a run does."""
     out = bench.workdir / f"suite-{count}-{len(more)}"
     cpu = bench.workdir / f"cpu-{count}-{len(more)}"
@@ -78,7 +79,7 @@ def _run(bench: Bench, count: int, *more: str) -> Ran:
             status = subprocess.run(
                 command,
                 cwd=bench.root,
-                env={**os.environ, cpu_probe.FOLDER: str(cpu)},
+                env={**os.environ, cpu_probe.FOLDER: str(cpu), **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -42,6 +42,7 @@ WORKERS_MAX = 4
 STALL_LIMIT_S = 900.0
 """A pytest that says nothing for so long is ended: every scenario has a much shorter deadline of its own."""
 STOP_GRACE_S = 30.0
+TERMINATE_GRACE_S = 5.0
 LOG_NAME = "pytest.log"
 LOG_WIDTH = 120
 
@@ -334,7 +335,11 @@ class _Pytest:
         already = signals.times
         if signals.times:
             say("ending the run; once more ends it at once")
-        for number, grace_s in ((signal.SIGINT, STOP_GRACE_S), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        for number, grace_s in (
+            (signal.SIGINT, STOP_GRACE_S),
+            (signal.SIGTERM, TERMINATE_GRACE_S),
+            (signal.SIGKILL, 5.0),
+        ):
             _kill_group(process, number)
             deadline = time.monotonic() + grace_s
             while time.monotonic() < deadline and signals.times <= already:

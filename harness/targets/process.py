@@ -164,7 +164,7 @@ def reap_leftovers() -> list[str]:
                 os.kill(pid, signal.SIGKILL)
                 done.append(f"ended {record.content['argv'][0]}, process {pid}, which a killed run had left")
             record.remove()
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue  # being written, or another run reaps it at the same time
     return done
 

@@ -63,8 +63,8 @@ def test_instruction_breakpoint(l1, n):
 
 @clause("core.load.dr7_arms_l2")
 @pytest.mark.dirties("a breakpoint was armed in L2")
-@pytest.mark.parametrize(("kind", "rw"), [("write", 1), ("read-write", 3)])
-def test_data_breakpoint(l1, kind, rw):
+@pytest.mark.parametrize("rw", [1, 3], ids=["write", "read-write"])
+def test_data_breakpoint(l1, rw):
     """A data breakpoint is a trap: the exit comes after the instruction that wrote."""
     page = l1.scratch()
     guest = l1.guest(

@@ -167,16 +167,17 @@ def test_v_irq_that_was_not_taken_stays(l1, vector):
 
 
 @clause("core.exit.saves_v_irq_v_tpr")
-@pytest.mark.parametrize("vector", [0x20, 0x3F])
-def test_v_irq_that_was_taken_is_clear(l1, vector):
-    """L2 has interrupts on: the handler is reached and V_IRQ is gone."""
-    guest = l1.guest("start: nop\nvmmcall\nhandler: vmmcall")
+@pytest.mark.parametrize(("rflags", "enable"), [(0x202, "nop"), (0x2, "sti")], ids=["if_from_vmcb", "if_by_sti"])
+@pytest.mark.parametrize("vector", [0x20, 0x3F], ids=lambda vector: f"vector{vector:02x}")
+def test_v_irq_that_was_taken_is_clear(l1, vector, rflags, enable):
+    """L2 has interrupts on, from VMRUN or by its own STI: the handler is reached and V_IRQ is gone."""
+    guest = l1.guest(f"{enable}\nnop\nnop\nvmmcall\nhandler: vmmcall")
     with_gdt(l1, guest, GDT64)
     idt = l1.scratch(1)
     handler = guest["handler"]
     gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16 & 0xFFFF, handler >> 32, 0)
     guest.write(idt, gate * 64)
-    guest.vmcb.update({"idtr.base": idt, "idtr.limit": 0x3FF, "rflags": 0x202})
+    guest.vmcb.update({"idtr.base": idt, "idtr.limit": 0x3FF, "rflags": rflags})
     guest.vmcb.update({"v_irq": 1, "v_intr_prio": 0xF, "v_intr_vector": vector})
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=handler, v_irq=0)

@@ -97,7 +97,6 @@ def test_hsave_can_be_moved(l1, fill):
 
 
 @clause("core.msrs.hsave_zero")
-@pytest.mark.dangerous
 @pytest.mark.dirties("VM_HSAVE_PA was 0 at a VMRUN: page 0 may have been written")
 def test_vmrun_with_hsave_zero(l1):
     """#GP(0), or L2 runs; nothing else."""

@@ -71,7 +71,6 @@ up:
 
 
 @clause("core.preconditions.unpaged_host")
-@pytest.mark.dangerous
 @pytest.mark.parametrize("mode", ["prot32", "paged32", "pae32", "long64", "real16"])
 def test_vmrun_from_unpaged_host(l1, mode):
     """What L2 does about paging is its own affair."""

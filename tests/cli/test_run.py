@@ -130,6 +130,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs `nsvm run` with a pytest that does what `body` says; gives the status and the run folder."""
     monkeypatch.setattr(machine, "prepare", lambda *_a, **_k: None)
     monkeypatch.setattr(run, "STOP_GRACE_S", 1.0)
+    monkeypatch.setattr(run, "TERMINATE_GRACE_S", 0.5)
 
     def go(body: str, *arguments: str) -> tuple[int, Path]:
         script = tmp_path / "pytest.py"
@@ -196,7 +197,7 @@ def test_an_interrupted_run_still_gets_its_report(
     pretend: Any, capsys: pytest.CaptureFixture[str], number: int, status: int, stubborn: bool
 ) -> None:
     ignore = "for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)\n" if stubborn else ""
-    timer = threading.Timer(2.0, os.kill, (os.getpid(), number))
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
     timer.start()
     began = time.monotonic()
 

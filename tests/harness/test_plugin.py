@@ -1,0 +1,315 @@
+"""The plugin, run as a user runs it: each way that a test can end gets its verdict, its place in the record, and its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+ROOT = Path(__file__).resolve().parents[2]
+
+CONFTEST = """
+import sys, time
+sys.path.insert(0, {root!r})
+pytest_plugins = ["harness.plugin"]
+from harness.targets import register
+from tests.fake_executor import FakeTarget
+from tests.fake_l1 import FakeL1, vmmcall_exit
+
+class Scripted(FakeL1):
+    # What the machine does is chosen by the ASID of the VMCB.
+    def __init__(self):
+        super().__init__(self.decide)
+
+    def decide(self, vmcb):
+        asid, good = vmcb["asid"], vmmcall_exit(vmcb)
+        if asid == 100:
+            good.fields["exitcode"] = 0x78
+        if asid == 101:
+            raise SystemExit  # the fake's thread ends, and the console with it
+        if asid == 102:
+            time.sleep(1.5)
+        if asid == 103 and self.vmruns > 1:
+            good.fields["exitcode"] = 0x78
+        if asid == 104:
+            good.fields["tlb_control"] = 1
+        return good
+
+class Target(FakeTarget):
+    needs_executor = False
+
+    def start(self):
+        self.respond = Scripted().respond
+        return super().start()
+
+register("fake", Target)
+"""
+
+CLAUSES = "".join(
+    f'[[clause]]\nid = "core.{name}"\nstatement = "{name} holds."\napm = "15.5.1"\ntrust = ["APM"]\ncondition = "{condition}"\n'
+    for name, condition in [("a", ""), ("b", ""), ("avic", "AVIC"), ("exit.control_area_untouched", "")]
+)
+
+HEAD = """
+import pytest
+from harness import VMEXIT, clause
+
+def run(l1, asid=1):
+    return l1.guest("here: vmmcall", vmcb={"asid": asid}).run()
+
+"""
+
+
+@pytest.fixture
+def suite(pytester, monkeypatch):
+    """A project of its own with one suite; call it with the test's source to run it."""
+    monkeypatch.chdir(pytester.path)
+    pytester.makeini("[pytest]\naddopts = --strict-markers\n")
+    pytester.makeconftest(CONFTEST.format(root=str(ROOT)))
+    folder = pytester.mkdir("suites") / "core"
+    folder.mkdir()
+    (folder / "clauses.toml").write_text(CLAUSES)
+
+    def run(source, *arguments, baseline=""):
+        (folder / "test_it.py").write_text(HEAD + source)
+        if baseline:
+            pytester.mkdir("baselines").joinpath("fake.toml").write_text(baseline)
+        arguments = arguments or ("--target", "fake")
+        done = pytester.runpytest_subprocess("suites", "--nsvm-out", "out", "-p", "no:cacheprovider", *arguments, timeout=60)
+        path = pytester.path / "out" / "run.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return done, {line["test"].rpartition("::")[2]: line for line in lines if line["kind"] == "result"}, lines
+
+    return run
+
+
+TEST = """
+@clause("core.a")
+def test_one(l1):
+    assert run(l1, {asid}).matches(code=VMEXIT.VMMCALL)
+"""
+BASELINE = """
+[[deviation]]
+clause = "core.a"
+tests = ["test_one"]
+reason = "it is a fake"
+reference = "tests"
+"""
+
+
+def test_pass(suite):
+    done, results, lines = suite(TEST.format(asid=1))
+
+    assert done.ret == 0
+    assert (results["test_one"]["verdict"], results["test_one"]["news"]) == ("PASS", "ok")
+    assert lines[0]["kind"] == "run"
+    assert lines[-1]["kind"] == "end"
+    assert (lines[-1]["exit_status"], lines[-1]["counts"]["PASS"]) == (0, 1)
+    assert [line["clause"] for line in lines if line["kind"] == "universal" and line["checked"] == 1]
+
+
+def test_new_deviation_is_told_in_full(suite):
+    done, results, lines = suite(TEST.format(asid=100))
+
+    assert done.ret == 1
+    assert (results["test_one"]["verdict"], results["test_one"]["news"]) == ("FAIL", "new")
+    assert lines[-1]["exit_status"] == 1
+    for text in ("*FAIL (new)*core.a*", "*a holds.*", "*15.5.1*agree: APM*", "*exitcode*expected*0081h*got*0078h*HLT*"):
+        done.stdout.fnmatch_lines([text])
+    done.stdout.fnmatch_lines(["*vmmcall*here:*", "*again:*./nsvm run --target fake*test_one*"])
+    rows = results["test_one"]["evidence"][0]["rows"]
+    assert any(row["name"] == "exitcode" and not row["ok"] for row in rows)
+
+
+def test_known_deviation_is_expected(suite):
+    done, results, lines = suite(TEST.format(asid=100), baseline=BASELINE)
+
+    assert done.ret == 0
+    assert (results["test_one"]["verdict"], results["test_one"]["news"]) == ("FAIL", "known")
+    assert results["test_one"]["checks"][0]["baseline"]["reason"] == "it is a fake"
+    assert lines[-1]["exit_status"] == 0
+
+
+def test_known_deviation_of_another_kind_is_new(suite):
+    done, results, _ = suite(TEST.format(asid=101), baseline=BASELINE)
+
+    assert done.ret == 1
+    assert (results["test_one"]["verdict"], results["test_one"]["news"]) == ("CRASH", "new")
+
+
+def test_mended_deviation_is_reported(suite):
+    done, results, lines = suite(TEST.format(asid=1), baseline=BASELINE)
+
+    assert done.ret == 1
+    assert (results["test_one"]["verdict"], results["test_one"]["news"]) == ("PASS", "mended")
+    assert lines[-1]["exit_status"] == 1
+
+
+def test_universal_check_fails_a_test_that_does_not_ask(suite):
+    done, results, _ = suite(TEST.format(asid=104))
+
+    assert done.ret == 1
+    verdicts = {check["clause"]: check["verdict"] for check in results["test_one"]["checks"]}
+    assert verdicts == {"core.a": "PASS", "core.exit.control_area_untouched": "FAIL"}
+
+
+def test_universal_entry_without_tests_is_mended_only_by_a_whole_run(suite):
+    entry = BASELINE.replace("core.a", "core.exit.control_area_untouched").replace('tests = ["test_one"]\n', "")
+    done, _, lines = suite(TEST.format(asid=1), baseline=entry)
+    mended = [line for line in lines if line.get("news") == "mended"]
+
+    assert [line["checks"][0]["clause"] for line in mended] == ["core.exit.control_area_untouched"]
+    assert lines[-1]["exit_status"] == 1
+
+
+def test_crash_and_hang_lose_one_test_each(suite):
+    source = """
+@clause("core.a")
+@pytest.mark.deadline(0.5)
+@pytest.mark.parametrize("asid", [1, 101, 2, 102, 3])
+def test_one(l1, asid):
+    assert run(l1, asid).matches(code=VMEXIT.VMMCALL)
+"""
+    done, results, _ = suite(source)
+
+    assert done.ret == 1
+    assert [line["verdict"] for line in results.values()] == ["PASS", "CRASH", "PASS", "HANG", "PASS"]
+    assert results["test_one[101]"]["fresh"]["state"] == "same"
+
+
+def test_failure_of_a_shared_boot_alone_is_told_apart(suite):
+    source = """
+@clause("core.a")
+@pytest.mark.parametrize("asid", [1, 103])
+def test_one(l1, asid):
+    assert run(l1, asid).matches(code=VMEXIT.VMMCALL)
+"""
+    done, results, _ = suite(source)
+
+    last = results["test_one[103]"]
+    assert (last["verdict"], last["fresh"]["state"], last["fresh"]["shared_verdict"]) == ("PASS", "differs", "FAIL")
+    assert done.ret == 0
+
+
+@pytest.mark.parametrize("how", ["marker", "call"])
+def test_dirty_boot_is_not_shared(suite, how):
+    mark = '@pytest.mark.dirties("x")' if how == "marker" else ""
+    call = 'l1.dirty("x")' if how == "call" else ""
+    source = f"""
+@clause("core.a")
+{mark}
+def test_one(l1):
+    assert run(l1).ran
+    {call}
+
+@clause("core.a")
+def test_two(l1):
+    assert run(l1, 103).matches(code=VMEXIT.VMMCALL)
+"""
+    _, results, lines = suite(source)
+
+    assert results["test_two"]["fresh"]["state"] == "not-needed"
+    assert results["test_two"]["verdict"] == "PASS"
+    assert [line["what"] for line in lines if line["kind"] == "event"] == ["boot", "restart", "boot"]
+
+
+def test_condition_skips_and_names_the_bit(suite):
+    done, results, _ = suite('@clause("core.avic")\ndef test_one(l1):\n    assert run(l1).ran\n')
+
+    assert done.ret == 0
+    assert results["test_one"]["verdict"] == "SKIP"
+    assert "AVIC" in results["test_one"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise RuntimeError('ours')", "ours"),
+        ("pass", "asked the target nothing"),
+        ("l1.guest('frobnicate')", "no such instruction"),
+        ("l1.guest('nop', vmcb={'asdi': 1})", "asid"),
+        ("l1.host_state()", "HOST_STATE"),
+    ],
+)
+def test_our_own_mistake_is_an_error_and_no_verdict_on_the_target(suite, body, reason):
+    done, results, lines = suite(f'@clause("core.a")\ndef test_one(l1):\n    {body}\n')
+
+    assert results["test_one"]["verdict"] == "ERROR"
+    assert reason in results["test_one"]["reason"]
+    assert (done.ret, lines[-1]["exit_status"]) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("def test_one(l1):\n    pass\n", "names no clause"),
+        ('@clause("core.zzz")\ndef test_one(l1):\n    pass\n', "names no clause that exists: core.zzz"),
+    ],
+)
+def test_test_without_a_clause_is_refused(suite, source, complaint):
+    done, _, _ = suite(source)
+
+    assert done.ret == 4
+    done.stderr.fnmatch_lines([f"*{complaint}*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [((), "say which target"), (("--target", "nonesuch"), "no target named 'nonesuch'")],
+)
+def test_wrong_target_is_one_clear_line(suite, arguments, complaint):
+    done, _, _ = suite(TEST.format(asid=1), "-q", *arguments)
+
+    assert done.ret == 4
+    done.stderr.fnmatch_lines([f"*{complaint}*"])
+    assert "Traceback" not in done.stderr.str()
+
+
+def test_every_test_has_one_result_under_xdist(suite):
+    source = """
+@clause("core.a")
+@pytest.mark.parametrize("n", range(24))
+def test_one(l1, n):
+    assert run(l1).matches(code=VMEXIT.VMMCALL)
+"""
+    done, results, lines = suite(source, "--target", "fake", "-n", "2")
+
+    assert done.ret == 0
+    assert len([line for line in lines if line["kind"] == "result"]) == len(results) == 24
+    assert [line["kind"] for line in lines].count("end") == 1
+    assert sum(line["checked"] for line in lines if line.get("clause") == "core.exit.control_area_untouched" and line["kind"] == "universal") == 24
+
+
+def test_worker_that_dies_loses_one_test(suite):
+    source = """
+import os
+@clause("core.a")
+@pytest.mark.parametrize("n", range(6))
+def test_one(l1, n):
+    exit = run(l1)
+    if n == 3:
+        os._exit(9)
+    assert exit.matches(code=VMEXIT.VMMCALL)
+"""
+    _, results, lines = suite(source, "--target", "fake", "-n", "2")
+
+    assert [results[f"test_one[{n}]"]["verdict"] for n in range(6)] == ["PASS", "PASS", "PASS", "ERROR", "PASS", "PASS"]
+    assert lines[-1]["exit_status"] == 3
+
+
+def test_list_names_tests_and_clauses(suite, pytester):
+    suite(TEST.format(asid=1), "--nsvm-list", "list.json")
+
+    listed = json.loads((pytester.path / "list.json").read_text())
+    assert listed == [{"test": "suites/core/test_it.py::test_one", "clauses": ["core.a"]}]
+
+
+def test_failure_with_x_stops_and_the_record_ends(suite):
+    source = TEST.format(asid=100) + TEST.format(asid=1).replace("test_one", "test_two")
+    done, results, lines = suite(source, "--target", "fake", "-x")
+
+    assert done.ret == 1
+    assert list(results) == ["test_one"]
+    assert lines[-1]["kind"] == "end"
