@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from harness import places
 from harness.svm import Vmcb, templates
 
 
 def vmcb_image(mode: str, *, np: bool = False, cpl: int = 0) -> Vmcb:
     """A VMCB for that mode. Raises KeyError for a mode that does not exist."""
+    return _image(mode, np, cpl).copy()
+
+
+@cache
+def _image(mode: str, np: bool, cpl: int) -> Vmcb:
     maps = {"iopm_pa": places.IOPM, "msrpm_pa": places.MSRPM}
     n_cr3 = places.TABLES_LONG if np else 0
     if mode == "real16":

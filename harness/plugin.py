@@ -166,7 +166,7 @@ def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
     node = request.node
     if (
         node.get_closest_marker("dangerous")
-        and worker.target.capabilities().may_be_dangerous
+        and not worker.target.capabilities().disposable
         and not worker.settings.dangerous
     ):
         pytest.skip("dangerous on a real host: runs only with --dangerous")

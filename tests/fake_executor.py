@@ -493,7 +493,7 @@ class FakeTarget:
 
     def capabilities(self) -> Capabilities:
         """See Target."""
-        return Capabilities(self._lane, 1, False, self._boot_deadline_s, 0.001)
+        return Capabilities(self._lane, 1, True, self._boot_deadline_s, 0.001)
 
     def version(self) -> str:
         """See Target."""

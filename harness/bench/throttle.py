@@ -21,4 +21,4 @@ def pytest_configure() -> None:
     def create(name: str, options: TargetOptions) -> Target:
         return targets.create(name, replace(options, throttle_baud=baud))
 
-    worker.create = create
+    vars(worker)["create"] = create

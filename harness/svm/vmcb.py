@@ -140,25 +140,39 @@ class FieldChange:
         return text
 
 
+_BLOCK = 64
+
+
+def _owners() -> tuple[Field | None, ...]:
+    owners: list[Field | None] = [None] * VMCB_SIZE
+    for item in WHOLE_FIELDS:
+        owners[item.offset : item.end] = [item] * item.width_bytes
+    return tuple(owners)
+
+
+_OWNERS = _owners()
+"""The whole field that each byte of the page belongs to."""
+
+
 def diff(before: Vmcb, after: Vmcb) -> list[FieldChange]:
     """What differs, by whole field in the order of the page; bytes of no field come as runs of changed bytes."""
     changes: list[FieldChange] = []
-    owned = bytearray(VMCB_SIZE)
-    for item in WHOLE_FIELDS:
-        owned[item.offset : item.end] = b"\1" * item.width_bytes
-        was, now = before.get(item.name), after.get(item.name)
-        if was != now:
-            changes.append(FieldChange(item.name, item.offset, item.width_bytes, was, now, item))
+    old, new = bytes(before.data), bytes(after.data)
     at = 0
     while at < VMCB_SIZE:
-        end = at
-        while end < VMCB_SIZE and not owned[end] and before.data[end] != after.data[end]:
-            end += 1
-        if end > at:
-            was, now = (int.from_bytes(image.data[at:end], "little") for image in (before, after))
-            changes.append(FieldChange(f"reserved {at:03X}h..{end - 1:03X}h", at, end - at, was, now))
-        at = end + 1
-    return sorted(changes, key=lambda change: change.offset)
+        if at % _BLOCK == 0 and old[at : at + _BLOCK] == new[at : at + _BLOCK]:
+            at += _BLOCK  # nearly all of the page, in nearly every comparison
+            continue
+        item = _OWNERS[at]
+        end = item.end if item is not None else at + 1
+        if old[at:end] != new[at:end]:
+            while item is None and end < VMCB_SIZE and _OWNERS[end] is None and old[end] != new[end]:
+                end += 1
+            name = item.name if item is not None else f"reserved {at:03X}h..{end - 1:03X}h"
+            was, now = (int.from_bytes(image[at:end], "little") for image in (old, new))
+            changes.append(FieldChange(name, at, end - at, was, now, item))
+        at = end
+    return changes
 
 
 def clean_bits_for(names: Iterable[str]) -> int:

@@ -42,11 +42,15 @@ class Console(Protocol):
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a target can do. `round_trip_s`: a small request there and back; `boot_deadline_s`: start to hello."""
+    """What a target can do.
+
+    `disposable`: the machine is the run's own, so scenarios marked dangerous may run. `round_trip_s`: a small request
+    there and back; `boot_deadline_s`: start to hello.
+    """
 
     shared_memory: bool
     cpus: int
-    may_be_dangerous: bool
+    disposable: bool
     boot_deadline_s: float
     round_trip_s: float
 

@@ -139,7 +139,7 @@ class Bochs:
         return Capabilities(
             shared_memory=False,
             cpus=1,
-            may_be_dangerous=True,
+            disposable=True,
             boot_deadline_s=60.0,
             round_trip_s=0.002 + (1000 / baud if baud else 0),
         )

@@ -109,7 +109,7 @@ class QemuTcg:
         return Capabilities(
             shared_memory=baud is None,
             cpus=self._options.cpus,
-            may_be_dangerous=True,
+            disposable=True,
             boot_deadline_s=20.0,
             round_trip_s=0.001 + (1000 / baud if baud else 0),
         )

@@ -6,9 +6,12 @@ Both can be reached whatever EFER.SVME is. An L0 that keeps them as plain variab
 ignores writes altogether reads back something that was never true.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
-from harness import VMEXIT, clause
+from harness import L1, VMEXIT, clause
 
 EFER = 0xC000_0080
 VM_CR = 0xC001_0114
@@ -17,6 +20,19 @@ SVME = 1 << 12
 R_INIT, LOCK, SVMDIS = 1 << 1, 1 << 3, 1 << 4
 
 BEYOND = ["maxphyaddr", "maxphyaddr+1", "maxphyaddr+3", "bit52", "bit53", "bit62", "bit63"]
+
+
+@contextmanager
+def own_hsave(l1: L1) -> Iterator[None]:
+    """Puts VM_HSAVE_PA back at the end; where a test fails on the way, the boot is used up instead."""
+    own = l1.rdmsr(VM_HSAVE_PA)
+    assert own.ok
+    try:
+        yield
+    except AssertionError:
+        l1.dirty("VM_HSAVE_PA was written")
+        raise
+    assert l1.wrmsr(VM_HSAVE_PA, own.value).ok
 
 
 def svme_off(l1):
@@ -37,19 +53,18 @@ def unlocked_vm_cr(l1):
 
 
 @clause("core.msrs.hsave_alignment")
-@pytest.mark.dirties("VM_HSAVE_PA was written")
 @pytest.mark.parametrize("bit", range(12), ids=lambda bit: f"bit{bit}")
 def test_hsave_low_bits(l1, bit):
     """An address within a page is no page."""
     page = l1.scratch(2)
-    assert l1.wrmsr(VM_HSAVE_PA, page).ok
 
-    assert l1.wrmsr(VM_HSAVE_PA, page + 0x1000 | 1 << bit).faults("#GP", 0)
-    assert l1.rdmsr(VM_HSAVE_PA).reads(page)
+    with own_hsave(l1):
+        assert l1.wrmsr(VM_HSAVE_PA, page).ok
+        assert l1.wrmsr(VM_HSAVE_PA, page + 0x1000 | 1 << bit).faults("#GP", 0)
+        assert l1.rdmsr(VM_HSAVE_PA).reads(page)
 
 
 @clause("core.msrs.hsave_maxphyaddr")
-@pytest.mark.dirties("VM_HSAVE_PA was written")
 @pytest.mark.parametrize("which", BEYOND)
 def test_hsave_beyond_maxphyaddr(l1, which):
     """Its low bits name a good page, so that an L0 that cuts the address off would take it."""
@@ -58,14 +73,14 @@ def test_hsave_beyond_maxphyaddr(l1, which):
     if bit < limit:
         pytest.skip(f"bit {bit} is an address bit: CPUID Fn8000_0008 EAX[7:0] is {limit}")
     page = l1.scratch(2)
-    assert l1.wrmsr(VM_HSAVE_PA, page).ok
 
-    assert l1.wrmsr(VM_HSAVE_PA, page + 0x1000 | 1 << bit).faults("#GP", 0)
-    assert l1.rdmsr(VM_HSAVE_PA).reads(page)
+    with own_hsave(l1):
+        assert l1.wrmsr(VM_HSAVE_PA, page).ok
+        assert l1.wrmsr(VM_HSAVE_PA, page + 0x1000 | 1 << bit).faults("#GP", 0)
+        assert l1.rdmsr(VM_HSAVE_PA).reads(page)
 
 
 @clause("core.msrs.hsave_legal")
-@pytest.mark.dirties("VM_HSAVE_PA was written")
 @pytest.mark.parametrize("which", ["zero", "second-page", "arena", "highest-bit", "last-page"])
 def test_hsave_accepts(l1, which):
     """Nothing is read or written there until VMRUN, so there need not be memory."""
@@ -78,12 +93,12 @@ def test_hsave_accepts(l1, which):
         "last-page": top - 0x1000,
     }[which]
 
-    assert l1.wrmsr(VM_HSAVE_PA, address).ok
-    assert l1.rdmsr(VM_HSAVE_PA).reads(address)
+    with own_hsave(l1):
+        assert l1.wrmsr(VM_HSAVE_PA, address).ok
+        assert l1.rdmsr(VM_HSAVE_PA).reads(address)
 
 
 @clause("core.msrs.hsave_used")
-@pytest.mark.dirties("VM_HSAVE_PA was written")
 @pytest.mark.parametrize("fill", [0x00, 0xA5, 0xFF], ids=lambda fill: f"{fill:02x}")
 def test_hsave_can_be_moved(l1, fill):
     """Each VMRUN uses the page of the moment, and what lay in it before means nothing."""
@@ -91,9 +106,10 @@ def test_hsave_can_be_moved(l1, fill):
     l1.fill(pages, 0x2000, fill)
     guest = l1.guest("first: vmmcall")
 
-    for page in (pages, pages + 0x1000, pages):
-        assert l1.wrmsr(VM_HSAVE_PA, page).ok
-        assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["first"])
+    with own_hsave(l1):
+        for page in (pages, pages + 0x1000, pages):
+            assert l1.wrmsr(VM_HSAVE_PA, page).ok
+            assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["first"])
 
 
 @clause("core.msrs.hsave_zero")
@@ -115,19 +131,20 @@ def test_vmrun_with_hsave_zero(l1):
 
 
 @clause("core.msrs.need_no_svme")
-@pytest.mark.dirties("VM_HSAVE_PA was written")
 def test_msrs_without_svme(l1):
     """A host sets up its save area before it turns SVM on."""
     pages = l1.scratch(2)
     vm_cr = l1.rdmsr(VM_CR)
     assert vm_cr.ok
-    assert l1.wrmsr(VM_HSAVE_PA, pages).ok
-    svme_off(l1)
 
-    assert l1.rdmsr(VM_CR).reads(vm_cr.value)
-    assert l1.rdmsr(VM_HSAVE_PA).reads(pages)
-    assert l1.wrmsr(VM_HSAVE_PA, pages + 0x1000).ok
-    assert l1.rdmsr(VM_HSAVE_PA).reads(pages + 0x1000)
+    with own_hsave(l1):
+        assert l1.wrmsr(VM_HSAVE_PA, pages).ok
+        svme_off(l1)
+        assert l1.rdmsr(VM_CR).reads(vm_cr.value)
+        assert l1.rdmsr(VM_HSAVE_PA).reads(pages)
+        assert l1.wrmsr(VM_HSAVE_PA, pages + 0x1000).ok
+        assert l1.rdmsr(VM_HSAVE_PA).reads(pages + 0x1000)
+    assert l1.code("nop").returned  # the executor sets SVME again
 
 
 @clause("core.msrs.vm_cr_reserved")

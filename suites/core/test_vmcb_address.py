@@ -150,7 +150,7 @@ def test_address_size_prefix_vmrun(l1):
 @clause("core.preconditions.vmrun_resumes_behind")
 @pytest.mark.parametrize(
     "prefix",
-    [[], [0x40], [0x48], [0x4F], [0x67], [0x2E], [0x3E], [0x26], [0x36], [0x67, 0x48], [0x2E, 0x67, 0x40]],
+    [[], [0x40], [0x48], [0x67], [0x2E], [0x3E], [0x26], [0x36], [0x67, 0x48], [0x2E, 0x67, 0x40]],
     ids=lambda prefix: "none" if not prefix else "".join(f"{byte:02x}" for byte in prefix),
 )
 def test_vmrun_resumes_behind(l1, prefix):
