@@ -3,10 +3,10 @@
 docs/link-protocol.md is the contract. Stop and wait: one request is under way at a time. Whatever the console does,
 each call returns the answer to its own request or raises a LinkError by its deadline.
 
-When nothing comes for a while, the serial side first asks HELLO_REQUEST: a frame of 15 bytes, which waits unharmed in a
-16-byte FIFO while the executor is busy. Only the answer to that, which says that the executor is idle and is still
-the same boot, makes the request go out again. So a slow scenario is not flooded with repeats. And as a damaged hello may
-be among whatever else came that is no frame, no answer is taken after that before the executor has said again which
+When nothing comes for a while, the serial side first asks HELLO_REQUEST: a frame of 15 bytes, which waits unharmed in
+a 16-byte FIFO while the executor is busy. Only the answer to that, which says that the executor is idle and still the
+same boot, makes the request go out again. So a slow scenario is not flooded with repeats. And as a damaged hello may
+be among whatever came that is no frame, no answer is taken after such bytes before the executor has said again which
 boot it is. On the memory lane a request is rung again instead: the executor reads it where it lies, and an executor
 that was reset does not listen there.
 """

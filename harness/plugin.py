@@ -170,6 +170,8 @@ def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
         and not worker.settings.dangerous
     ):
         pytest.skip("dangerous on a real host: runs only with --dangerous")
+    if node.get_closest_marker("two_cpus") and worker.target.capabilities().cpus_max < 2:
+        pytest.skip(f"a second CPU is missing: {worker.target.name} has one")
     deadline = node.get_closest_marker("deadline")
     yield L1(worker.session, worker.assembler, worker.tallies, deadline.args[0] if deadline else None)
 

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         lacking = [Need(m.what, m.package, m.why) for m in missing]
         needs += lacking
         if missing:
-            told = "; ".join(f"{m.what} is missing (package {m.package}): {m.why}" for m in missing)
+            what = ", ".join(f"{m.what} (package {m.package})" for m in missing)
+            told = f"{what}; {'; '.join(dict.fromkeys(m.why for m in missing))}"
             findings.append(Finding(False, f"target {name}", told))
         elif build:
             findings.append(

@@ -44,12 +44,13 @@ class Console(Protocol):
 class Capabilities:
     """What a target can do.
 
-    `disposable`: the machine is the run's own, so scenarios marked dangerous may run. `round_trip_s`: a small request
-    there and back; `boot_deadline_s`: start to hello.
+    `cpus_max`: how many CPUs a boot may have (TargetOptions.cpus). `disposable`: the machine is the run's own,
+    so scenarios marked dangerous may run. `round_trip_s`: a small request there and back; `boot_deadline_s`:
+    start to hello.
     """
 
     shared_memory: bool
-    cpus: int
+    cpus_max: int
     disposable: bool
     boot_deadline_s: float
     round_trip_s: float

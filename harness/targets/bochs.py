@@ -4,10 +4,6 @@ The console. Bochs sends each byte of COM1 by itself. On a socket (`mode=socket-
 second byte back until the first is acknowledged, which the other side delays: 44 ms for any answer of more than one
 byte, whatever TCP_NODELAY says here; TCP_QUICKACK after every read brings that down. A pseudo-terminal (`mode=term`) is
 as quick without the trick, needs no port, and is there before Bochs starts.
-
-The clock. The UART is paced in emulated time, so at `ips=30000000` a byte of 87 us costs 2600 instructions. With fewer
-instructions to the emulated second the same code waits less: 400 bytes there and back took 27 ms at 30 million, 13 ms
-at 10 million, 5 ms at 4 million, and not less below. At 4 million the executor has 350 instructions to take each byte.
 """
 
 from __future__ import annotations
@@ -17,43 +13,20 @@ import functools
 import mmap
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import tty
 from pathlib import Path
 
 from harness.targets.base import Capabilities, Console, Missing, TargetError, TargetOptions
+from harness.targets.bochs_config import BIOS, VGA_BIOS, configuration
 from harness.targets.console import PtyConsole, ThrottledConsole
 from harness.targets.process import Child, reap_leftovers, signal_name
 
 PROGRAM = "bochs"
-INSTRUCTIONS_PER_SECOND = 4_000_000
-SHARE = Path("/usr/share/bochs")
-BIOS = SHARE / "BIOS-bochs-latest"
-VGA_BIOS = SHARE / "VGABIOS-lgpl-latest"
 TERM_PLUGINS = "bochs/plugins/libbx_term*.so*"
 RC = "bochsrc.txt"
 ENDED_WAIT_S = 1.0
-
-CONFIGURATION = """\
-cpu: model={cpu_model}, count=1, ips={ips}, reset_on_triple_fault=0
-memory: guest={memory_mib}, host={memory_mib}
-romimage: file={bios}
-vgaromimage: file={vga_bios}
-ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
-ata0-master: type=disk, path={disk}, mode=flat
-boot: disk
-com1: enabled=1, mode=term, dev={terminal}
-clock: sync=none, time0={time}
-vga: update_freq=1
-log: /dev/stderr
-panic: action=report
-error: action=report
-info: action=ignore
-debug: action=ignore
-display_library: term
-"""
 
 
 class Bochs:
@@ -138,7 +111,7 @@ class Bochs:
         baud = self._options.throttle_baud
         return Capabilities(
             shared_memory=False,
-            cpus=1,
+            cpus_max=1,
             disposable=True,
             boot_deadline_s=60.0,
             round_trip_s=0.002 + (1000 / baud if baud else 0),
@@ -181,17 +154,7 @@ class Bochs:
                 path.unlink()
         disk.symlink_to(self._options.disk_image.absolute())  # Bochs puts its lock beside the name it was given
         debugger.write_text("c\n")
-        text = CONFIGURATION.format(
-            cpu_model=self._options.cpu_model or "ryzen",
-            ips=INSTRUCTIONS_PER_SECOND,
-            memory_mib=self._options.memory_mib,
-            bios=BIOS,
-            vga_bios=VGA_BIOS,
-            disk=disk,
-            terminal=terminal,
-            time=10**9 + secrets.randbelow(2**29),  # all that differs from boot to boot: the boot's identity needs it
-        )
-        (workdir / RC).write_text(text)
+        (workdir / RC).write_text(configuration(self._options, disk, terminal))
         return [disk, lock, debugger, workdir / RC]
 
 

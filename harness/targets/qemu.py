@@ -108,7 +108,7 @@ class QemuTcg:
         baud = self._options.throttle_baud
         return Capabilities(
             shared_memory=baud is None,
-            cpus=self._options.cpus,
+            cpus_max=2,
             disposable=True,
             boot_deadline_s=20.0,
             round_trip_s=0.001 + (1000 / baud if baud else 0),

@@ -270,7 +270,7 @@ def test_host_tpr_is_not_seen(l1, host):
     guest.setup("mov cr8, rax", {"rax": host})
     guest.teardown("mov rbx, cr8\nxor eax, eax\nmov cr8, rax")
 
-    exit = guest.run(drain=False)
+    exit = guest.run()
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"], regs={"rbx": 9})
     assert l1.expect("L1's CR8 after #VMEXIT", exit.teardown.reg("rbx"), host)
