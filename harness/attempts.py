@@ -105,6 +105,10 @@ class Attempts:
         l1.reset()
         take_mismatches()
         attempt = self._call()
+        try:
+            l1.settle()
+        except TargetLost as lost:
+            attempt = _of_lost(lost, l1)
         if (dirties := marked("dirties")) and worker.session.running:
             worker.session.running.dirty = str(dirties.args[0]) if dirties.args else "the test leaves state behind"
         if attempt.verdict in ("FAIL", "PASS") and l1.universal and worker.session.running:

@@ -110,6 +110,7 @@ class Guest:
             flags |= VmrunFlag.KEEP_HIDDEN
         if host_tf:
             self.l1.dirty("host RFLAGS.TF was set across VMRUN")
+        self.l1.undrained = not (drain and stgi)
         reads = dict(read or {})
         loaded = {name: value for name, value in self.regs.items() if name not in ("rax", "rsp")}
         items: list[Item] = self._memory_items()

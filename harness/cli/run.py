@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,10 +112,7 @@ def run(args: argparse.Namespace) -> int:
     paths = [_path(path) for path in args.paths] or ["suites"]
     out = _run_folder(args.out, names)
     machine.prepare(names, programs, may_install=not args.no_install)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}") from None
+    out = _make_folder(out, ours=args.out is None)
     if args.out is None:
         _point_latest(out)
 
@@ -198,12 +195,28 @@ def _run_folder(asked: str | None, names: Sequence[str]) -> Path:
         return out
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     base = ROOT / "runs" / f"{stamp}-{'+'.join(names)}"
-    number = 1
-    out = base
-    while out.exists():
-        number += 1
-        out = base.with_name(f"{base.name}-{number}")
-    return out
+    return next(out for out in _numbered(base) if not out.exists())
+
+
+def _numbered(base: Path) -> Iterator[Path]:
+    """BASE, BASE-2, BASE-3 ..."""
+    yield base
+    for number in range(2, 1000):
+        yield base.with_name(f"{base.name}-{number}")
+
+
+def _make_folder(out: Path, *, ours: bool) -> Path:
+    """Makes the run folder; one of our own naming gets another number if a run at the same moment took it."""
+    for folder in _numbered(out):
+        try:
+            folder.mkdir(parents=True, exist_ok=not ours)
+            return folder
+        except FileExistsError:
+            if not ours:
+                raise UserError(f"--out {out}: is a file") from None
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from None
+    raise UserError(f"no name is left for a run folder like {out}")
 
 
 def _point_latest(out: Path) -> None:

@@ -77,7 +77,9 @@ def suite(pytester, monkeypatch):
         if baseline:
             pytester.mkdir("baselines").joinpath("fake.toml").write_text(baseline)
         arguments = arguments or ("--target", "fake")
-        done = pytester.runpytest_subprocess("suites", "--nsvm-out", "out", "-p", "no:cacheprovider", *arguments, timeout=60)
+        done = pytester.runpytest_subprocess(
+            "suites", "--nsvm-out", "out", "-p", "no:cacheprovider", *arguments, timeout=60
+        )
         path = pytester.path / "out" / "run.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return done, {line["test"].rpartition("::")[2]: line for line in lines if line["kind"] == "result"}, lines
@@ -279,7 +281,14 @@ def test_one(l1, n):
     assert done.ret == 0
     assert len([line for line in lines if line["kind"] == "result"]) == len(results) == 24
     assert [line["kind"] for line in lines].count("end") == 1
-    assert sum(line["checked"] for line in lines if line.get("clause") == "core.exit.control_area_untouched" and line["kind"] == "universal") == 24
+    assert (
+        sum(
+            line["checked"]
+            for line in lines
+            if line.get("clause") == "core.exit.control_area_untouched" and line["kind"] == "universal"
+        )
+        == 24
+    )
 
 
 def test_worker_that_dies_loses_one_test(suite):
