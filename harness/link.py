@@ -280,6 +280,7 @@ class Link:
                 self._expire(answer, deadline_s)
             if now >= nudge_at:
                 nudge_at = now + repeat_s
+                answer.refused_last = False  # an executor that still refuses will say so again; a silent one hangs
                 if answer.missing is not None:
                     nudge_at = now + self._fragment_s
                     self._ask_fragment(answer, deadline - now)
@@ -401,6 +402,7 @@ class Link:
                 self._expire(state, deadline_s)
             if now >= ask_at:
                 state.seq = state.seq or self._take_seq()
+                state.refused_last = False
                 self._send(Message(MessageType.HELLO_REQUEST, state.seq, b""), deadline - now)
                 ask_at = now + repeat_s
             if self._receive(min(deadline, ask_at) - now, state.seq):

@@ -61,6 +61,7 @@ class Session:
         self._on_event = on_event or (lambda _what, _detail: None)
         self._boot: Boot | None = None
         self._failed_starts = 0
+        self._last_failure = ""
 
     @property
     def deadline_s(self) -> float:
@@ -120,7 +121,8 @@ class Session:
 
     def _start(self) -> Boot:
         if self._failed_starts >= START_TRIES:
-            raise TargetLost("MISS", "missing", f"{self.target.name} did not start {START_TRIES} times in a row")
+            reason = f"{self.target.name} did not start {START_TRIES} times in a row; at last: {self._last_failure}"
+            raise TargetLost("MISS", "missing", reason)
         capabilities = self.target.capabilities()
         lane = None
         try:
@@ -134,10 +136,12 @@ class Session:
             self._send(boot, _prelude(), self.deadline_s)
         except TargetError as error:
             self._failed_starts += 1
+            self._last_failure = str(error)
             raise TargetLost("MISS", "missing", f"{self.target.name} did not start: {error}", log=error.log) from error
         except LinkError as error:
             self._failed_starts += 1
             lost = self._lost(error, capabilities.boot_deadline_s)
+            self._last_failure = lost.reason
             raise TargetLost(
                 "MISS", "missing", f"{self.target.name} started, but its executor cannot be used: {lost.reason}",
                 frames=lost.frames, log=lost.log,

@@ -134,15 +134,19 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         before = path.read_text() if path.exists() else ""
         version = next((machine.info.version for machine in target.machines if machine.info.version), "")
         reference = args.reference.strip() or f"run {_run_id(summary)}, {version or target.name}"
-        new, mended = (
-            _found(summary, target.name, "new", args.clause),
-            _found(summary, target.name, "mended", args.clause),
-        )
-        known = _found(summary, target.name, "known", [])
         try:
-            after = _forget(before, path, mended, known) if mended else before
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{path}: {error}") from None
+            there = Baseline.load(path, _numbers(version))
+        except BaselineError as error:
+            raise UserError(str(error)) from None
+        # The run may be older than the baseline: what has become known since is not proposed again.
+        new = [
+            judged
+            for judged in _found(summary, target.name, "new", args.clause)
+            if there.known(judged.clause, judged.outcome.test, judged.verdict) is None
+        ]
+        mended = _found(summary, target.name, "mended", args.clause)
+        known = _found(summary, target.name, "known", [])
+        after = _forget(before, path, mended, known) if mended else before
         after += "".join(
             ("\n" if after or number else "")
             + _entry(key, found, args.reason.strip(), reference, args.versions, summary, target.name, collected)
@@ -153,6 +157,12 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         _check(after, path)
         proposals.append(Proposal(path, before, after))
     return proposals
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(7, 2, 18) of "QEMU 7.2.18 (Debian ...)"."""
+    found = re.search(r"\d+(?:\.\d+)*", version)
+    return tuple(int(number) for number in found[0].split(".")) if found else ()
 
 
 def _run_id(summary: Summary) -> str:

@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
 
     rendered = render_all(find_run(args.folder))
     print_summary(rendered.summary, file=sys.stdout)
-    print(f"Report: {rendered.html} {rendered.junit}", flush=True)
+    print(f"Report: {rendered.html} (junit.xml beside it)", flush=True)
     return int(rendered.summary.exit_status)

@@ -472,7 +472,7 @@ def _report(out: Path) -> int:
     done = all(path.exists() and path.stat().st_mtime_ns > record.stat().st_mtime_ns for path in (html, junit))
     summary = summarise(load(record)) if done else render_all(out, html=html, junit=junit).summary
     print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
-    print(f"Report: {_short(html)} {_short(junit)} (record: {_short(record)})", flush=True)
+    print(f"Report: {_short(html)} (junit.xml and the record, {record.name}, beside it)", flush=True)
     return summary.exit_status
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from harness.baseline import Baseline
 from harness.cli import bless, main
+from harness.cli.console import UserError
 from harness.record import BaselineRef, Check, ClauseInfo, End, Result, RunStart, TargetInfo, Writer, load
 from harness.summary import summarise
 
@@ -141,6 +142,29 @@ def test_what_was_blessed_is_known_afterwards(tmp_path: Path, baselines: Path) -
     assert known is not None and known.reason == 'says "no"'
     assert baseline.known("core.host", "suites/core/test_x.py::test_host", "FAIL") is not None
     assert Baseline.load(path, (8, 0)).known("core.host", "suites/core/test_x.py::test_host", "FAIL") is None
+
+
+def test_what_has_become_known_since_the_run_is_not_proposed_again(tmp_path: Path, baselines: Path) -> None:
+    folder = record(
+        tmp_path / "run",
+        result("test_c", "core.c", "FAIL", "new"),
+        result("test_a[1]", "core.a", "FAIL", "new"),
+        result("test_a[3]", "core.a", "FAIL", "new"),
+    )
+
+    after = proposed(folder, baselines)
+
+    assert after is not None
+    added = tomllib.loads(after)["deviation"][3:]
+    assert [(entry["clause"], entry["tests"]) for entry in added] == [("core.a", ["test_a[3]"])]
+
+
+def test_a_baseline_that_cannot_be_read_is_a_line(tmp_path: Path, baselines: Path) -> None:
+    (baselines / "qemu-tcg.toml").write_text("[[deviation]")
+    folder = record(tmp_path / "run", result("test_c", "core.c", "FAIL", "new"))
+
+    with pytest.raises(UserError, match="qemu-tcg"):
+        proposed(folder, baselines)
 
 
 def test_all_parameter_sets_of_a_test_are_abbreviated_some_are_not(tmp_path: Path, baselines: Path) -> None:

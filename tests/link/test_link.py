@@ -84,6 +84,16 @@ def test_a_hang_is_a_timeout_at_the_deadline() -> None:
     assert any(line.startswith("-> RUN seq 1") for line in caught.value.last_frames)
 
 
+def test_an_old_refusal_does_not_hide_a_hang() -> None:
+    executor = FakeExecutor(script=at_message(1, Fault.HANG))
+    link, _ = join(executor)
+    link.run(b"before", DEADLINE_S)
+    executor._send(executor._now + 0.5, 0x83, 0, struct.pack("<BBHI", 7, 0, 1, 1))  # of a frame cut by a full FIFO
+
+    with pytest.raises(LinkTimeout):
+        link.run(b"steps", DEADLINE_S)
+
+
 def test_a_late_answer_is_not_taken_for_the_next_request() -> None:
     executor = FakeExecutor(script=at_message(0, Fault.LATE, 3.5))
     link, _ = join(executor)
