@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness import rehearsal
+from harness import rehearsal, replay
 from harness.asm import AssemblyError
 from harness.attempts import Attempts
 from harness.baseline import Baseline, BaselineError
@@ -77,6 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--dangerous", action="store_true", help="also run tests that can take an L0 host down")
     group.addoption("--baseline", metavar="FILE", help="the known deviations (default: baselines/TARGET.toml)")
+    group.addoption("--nsvm-answers", metavar="FILE", help="keep the target's answers for `nsvm sensitivity`")
     group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
 
 
@@ -94,8 +95,10 @@ def pytest_configure(config: pytest.Config) -> None:
             settings = _settings(config)
             target = check_setup(settings)
             baseline = settings.baseline_of(target.version_tuple)
+            if option.nsvm_answers:
+                replay.begin(Path(option.nsvm_answers))
             config.stash[CONTROL] = Control(config, baseline)
-        except (SetupError, ClauseError, BaselineError) as error:
+        except (SetupError, ClauseError, BaselineError, replay.AnswersError) as error:
             raise pytest.UsageError(str(error)) from None
     if hasattr(config, "workerinput") or not _distributed(config):
         try:
@@ -173,7 +176,8 @@ def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
     if node.get_closest_marker("two_cpus") and worker.target.capabilities().cpus_max < 2:
         pytest.skip(f"a second CPU is missing: {worker.target.name} has one")
     deadline = node.get_closest_marker("deadline")
-    yield L1(worker.session, worker.assembler, worker.tallies, deadline.args[0] if deadline else None)
+    make = replay.RecordingL1 if request.config.option.nsvm_answers else L1
+    yield make(worker.session, worker.assembler, worker.tallies, deadline.args[0] if deadline else None)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -186,6 +190,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     started = time.monotonic()
     decided = Attempts(worker, pyfuncitem, l1, _clauses_of(pyfuncitem)).run()
     worker.writer.write(decided.result(time.monotonic() - started))
+    if isinstance(l1, replay.RecordingL1):
+        answers = Path(pyfuncitem.config.option.nsvm_answers)
+        l1.keep(answers, pyfuncitem.nodeid, worker.settings.target, decided.verdict, decided.news)
     pyfuncitem.user_properties.append((RECORDED, decided.verdict))
     decided.raise_outcome()
     return True

@@ -1,0 +1,211 @@
+"""Keeps the answers that a target gave to each test, and gives them again without a target.
+
+`pytest --nsvm-answers FILE` writes one line a test; `harness.sensitivity` replays them with one answer altered at a
+time, to show that each test can fail. A replayed answer comes in the order of the calls, whatever is asked: a test that
+asks for more than was recorded is stopped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from harness import universal
+from harness.asm import Assembler
+from harness.exit import Exit
+from harness.expect import Match
+from harness.guest import Guest
+from harness.hello import Hello
+from harness.l1 import L1
+from harness.link import Link
+from harness.scenario import Scenario
+from harness.session import Boot, Session, TargetLost
+from harness.steps import RECORD, Record, split_records
+
+Calls = list[list[Record]]
+
+
+class AnswersError(Exception):
+    """A file of answers cannot be read or written. The text is one line for people."""
+
+
+class OutOfAnswers(BaseException):
+    """The test asks for more than was recorded. Not an Exception, so that no test catches it."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One test's answers on one target. A test that was skipped has none."""
+
+    test: str
+    target: str
+    verdict: str
+    news: str
+    packed: str = ""
+
+    def line(self) -> str:
+        """The line of the file."""
+        told = {"test": self.test, "target": self.target, "verdict": self.verdict, "news": self.news}
+        return json.dumps(told | {"answers": self.packed}) + "\n"
+
+    def unpack(self) -> tuple[Hello, Calls]:
+        """The hello and the answer records of each call. Raises AnswersError."""
+        try:
+            stored = json.loads(zlib.decompress(base64.b64decode(self.packed)))
+            hello = Hello.parse(base64.b64decode(stored["hello"]))
+            return hello, [split_records(base64.b64decode(call)) for call in stored["calls"]]
+        except Exception as error:  # whatever is wrong with a damaged line, it is the line that is wrong
+            raise AnswersError(f"the answers of {self.test} cannot be read: {error}") from error
+
+
+def pack(hello: Hello, calls: Calls) -> str:
+    """A test's answers as text."""
+    encoded = [base64.b64encode(b"".join(encode_record(record) for record in call)).decode() for call in calls]
+    stored = json.dumps({"hello": base64.b64encode(hello.pack()).decode(), "calls": encoded})
+    return base64.b64encode(zlib.compress(stored.encode(), 9)).decode()
+
+
+def encode_record(record: Record) -> bytes:
+    """An answer record as the executor sends it."""
+    return RECORD.pack(record.op, record.status, record.tag, len(record.body)) + record.body
+
+
+def begin(path: Path) -> None:
+    """Makes the file empty, before any worker appends to it. Raises AnswersError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    except OSError as error:
+        raise AnswersError(f"--nsvm-answers {path}: {error.strerror}") from None
+
+
+def read_answers(path: Path) -> Iterator[Recorded]:
+    """The tests of a file. Raises AnswersError."""
+    try:
+        with path.open() as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    told = json.loads(line)
+                    fields = (told["test"], told["target"], told["verdict"], told["news"], told["answers"])
+                except (ValueError, KeyError, TypeError):
+                    raise AnswersError(f"{path}:{number} is no line of answers; record them anew") from None
+                yield Recorded(*map(str, fields))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnswersError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+class RecordingL1(L1):
+    """An L1 that remembers the answers it got since it was reset."""
+
+    def reset(self) -> None:
+        """Forgets what this test did so far."""
+        super().reset()
+        self.calls: Calls = []
+        self.hello: Hello | None = None
+
+    def execute(
+        self, scenario: Scenario, deadline_s: float | None = None, *, guest: Guest | None = None
+    ) -> list[Record]:
+        """Runs a scenario on the session; the answer record of each step."""
+        records = super().execute(scenario, deadline_s, guest=guest)
+        self.hello = self.session.boot.hello
+        self.calls.append(records)
+        return records
+
+    def keep(self, path: Path, test: str, target: str, verdict: str, news: str) -> None:
+        """Appends the test, if its verdict is one to build on: passed, skipped, or a deviation that is known."""
+        if verdict not in ("PASS", "SKIP") and news != "known":
+            return
+        packed = pack(self.hello, self.calls) if self.hello is not None and verdict != "SKIP" else ""
+        line = Recorded(test, target, verdict, news, packed).line().encode()
+        # One write with O_APPEND: workers share the file, and a line is never cut by another's.
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+
+
+class ReplaySession(Session):
+    """Gives recorded answers in order. There is no target behind it."""
+
+    def __init__(self, hello: Hello, calls: Mapping[int, list[Record]] | Calls, *, lost_at: int | None = None) -> None:
+        self._replayed = Boot(1, cast(Link, None), hello)
+        self._calls = calls
+        self._lost_at = lost_at  # the call at which the target is pretended to be lost
+        self.asked = 0
+        self.boots = 1
+
+    @property
+    def deadline_s(self) -> float:
+        """Nothing is waited for."""
+        return 1.0
+
+    @property
+    def boot(self) -> Boot:
+        """The one boot there is."""
+        return self._replayed
+
+    @property
+    def running(self) -> Boot | None:
+        """The one boot there is."""
+        return self._replayed
+
+    def run(self, scenario: Scenario, deadline_s: float | None = None) -> list[Record]:
+        """The next recorded answer. Raises OutOfAnswers behind the last one."""
+        at = self.asked
+        self.asked += 1
+        if at == self._lost_at:
+            raise TargetLost("CRASH", "crash", "the target ended (a lie)")
+        if at >= len(self._calls):
+            raise OutOfAnswers
+        return self._calls[at]
+
+    def restart(self, why: str) -> None:
+        """Nothing is there to be restarted."""
+
+    def close(self) -> None:
+        """Nothing is there to be ended."""
+
+
+Seen = Callable[[int, Exit], None]
+
+
+class ReplayL1(L1):
+    """An L1 on recorded answers. `on_exit(call, exit)` hears of each exit, `ask` says whether to judge them."""
+
+    def __init__(
+        self, session: ReplaySession, assembler: Assembler, *, on_exit: Seen | None = None, ask: bool = True
+    ) -> None:
+        self._replay = session
+        self._on_exit = on_exit
+        self._ask = ask
+        super().__init__(session, assembler, {})
+
+    def execute(
+        self, scenario: Scenario, deadline_s: float | None = None, *, guest: Guest | None = None
+    ) -> list[Record]:
+        """The next answer; digests are for reports, and there is none here."""
+        return self._replay.run(scenario, deadline_s)
+
+    def judge(self, exit: Exit, guest: Guest, *, gif_known: bool) -> None:
+        """Asks the universal checks as a real run does."""
+        self.last_exit = exit
+        if self._on_exit is not None:
+            self._on_exit(self._replay.asked - 1, exit)
+        if self._ask:
+            super().judge(exit, guest, gif_known=gif_known)
+
+    @property
+    def fired(self) -> dict[str, Match]:
+        """The universal checks that came out false."""
+        return self.universal
+
+
+UNIVERSAL_CHECKS = tuple(universal.CHECKS)
