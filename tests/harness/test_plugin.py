@@ -1,4 +1,4 @@
-"""The plugin, run as a user runs it: each way that a test can end gets its verdict, its place in the record, and its exit status."""
+"""The plugin, run as a user runs it: each way that a test can end gets its verdict, its record and its exit status."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ register("fake", Target)
 """
 
 CLAUSES = "".join(
-    f'[[clause]]\nid = "core.{name}"\nstatement = "{name} holds."\napm = "15.5.1"\ntrust = ["APM"]\ncondition = "{condition}"\n'
+    f'[[clause]]\nid = "core.{name}"\nstatement = "{name} holds."\n'
+    f'apm = "15.5.1"\ntrust = ["APM"]\ncondition = "{condition}"\n'
     for name, condition in [("a", ""), ("b", ""), ("avic", "AVIC"), ("exit.control_area_untouched", "")]
 )
 
@@ -159,7 +160,7 @@ def test_universal_check_fails_a_test_that_does_not_ask(suite):
 
 def test_universal_entry_without_tests_is_mended_only_by_a_whole_run(suite):
     entry = BASELINE.replace("core.a", "core.exit.control_area_untouched").replace('tests = ["test_one"]\n', "")
-    done, _, lines = suite(TEST.format(asid=1), baseline=entry)
+    _done, _, lines = suite(TEST.format(asid=1), baseline=entry)
     mended = [line for line in lines if line.get("news") == "mended"]
 
     assert [line["checks"][0]["clause"] for line in mended] == ["core.exit.control_area_untouched"]

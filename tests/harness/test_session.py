@@ -7,7 +7,7 @@ import pytest
 from harness import places, steps
 from harness.scenario import Scenario
 from harness.session import ExecutorRefused, Session, TargetLost
-from tests.fake_executor import Fault, FakeTarget, Line, Script
+from tests.fake_executor import FakeTarget, Fault, Line, Script
 from tests.fake_l1 import FakeL1
 
 READ = Scenario([steps.mem_read(places.L1_CODE, 1)])
@@ -60,7 +60,7 @@ def test_answers_that_make_no_sense_lose_the_boot():
             answer = super().respond(request)
             return answer[:-1] if self.memory[places.L1_CODE] else answer
 
-    session, heard, _ = session_of(machine=Liar())
+    session, _heard, _ = session_of(machine=Liar())
     try:
         with pytest.raises(TargetLost, match="cut short") as caught:
             session.run(READ, 2)
@@ -106,7 +106,7 @@ def test_a_start_that_fails_once_is_forgotten():
 
 
 def test_requests_are_cut_to_fit():
-    session, _, target = session_of()
+    session, _, _target = session_of()
     data = bytes(range(256)) * 64
     try:
         records = session.run(

@@ -211,14 +211,7 @@ def test_two_cpus(make: Make) -> None:
 
 
 # After a pause Bochs 2.7's FIFO timeout makes an empty FIFO look ready: the executor reads a byte twice.
-BOCHS_FIFO = (
-    "Bochs's receive FIFO repeats bytes after a pause unless the executor sets its trigger level to 1 (FCR 07h)"
-)
-
-
-@pytest.mark.parametrize(
-    "name", ["qemu-tcg", pytest.param("bochs", marks=pytest.mark.xfail(reason=BOCHS_FIFO, strict=True))]
-)
+@pytest.mark.parametrize("name", names())
 def test_at_115200_baud_it_answers_all_the_same(make: Make, name: str) -> None:
     target = make(name, throttle_baud=115200)
     link, hello = boot(target)

@@ -1,0 +1,285 @@
+"""The lies a replay tells: each alters one thing in one recorded answer, as a wrong L0 might have answered.
+
+A lie has the name of what it alters ("VMCB rip", "L1's CR3", "RDMSR value"); several lies may share one, for a value
+can be wrong in several ways: every bit another, stale, or never written.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from harness.answer_bytes import (
+    encode_code,
+    encode_fault,
+    encode_host_state,
+    encode_record,
+    encode_vmrun,
+    encode_window,
+)
+from harness.exit import INVALID_LOW, VMEXIT, Exit
+from harness.steps import (
+    GPR_FILL,
+    GPR_NAMES,
+    GPR_NUMBER,
+    Fault,
+    Op,
+    Phase,
+    Record,
+    Status,
+    VmrunAnswer,
+    VmrunResult,
+    decode_code,
+    decode_host_state,
+    decode_msr,
+    decode_vmrun,
+    decode_window,
+    split_records,
+)
+from harness.svm.exit_writes import SAVED_STATE
+from harness.svm.fields import SAVE_AREA, VMLOAD_FIELDS
+from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
+from harness.svm.vmcb import WHOLE_FIELDS, Vmcb, field
+from harness.universal import RELOADED, SHARED
+
+ALL_ONES = (1 << 64) - 1
+RESERVED = next(at for at in range(SAVE_AREA, 4096) if not any(f.offset <= at < f.end for f in WHOLE_FIELDS))
+
+# What #VMEXIT writes first, because that is what most tests are about; then what it must leave alone.
+VMCB_FIELDS = tuple(
+    dict.fromkeys(
+        (
+            "exitcode", "exitinfo1", "exitinfo2", "rip", "exitintinfo", "eventinj", "int_state", "vintr", "nrip",
+            "insn_len", "insn_bytes", *SAVED_STATE, "g_pat", "dbgctl", "br_from", "br_to", "last_excp_from",
+            "last_excp_to", "asid", "tlb_control", "clean", "intercept_exceptions", "intercept_misc1",
+            "intercept_misc2", "iopm_base_pa", "msrpm_base_pa", "tsc_offset", "np_control", "n_cr3", "virt_ext",
+            *(name for name in VMLOAD_FIELDS if field(name).parent is None),
+        )
+    )
+)  # fmt: skip
+HOST_ITEMS = (*RELOADED, *SHARED, "CR2", "DR6", "DR7", "MSR_000001D9")
+
+# One lie for each universal check, so that a quick run shows all of them firing.
+UNIVERSAL_LIES = (
+    "L1's CR3", "L1's DR7", "L1's LDTR", "result GIF_WAS_SET", "VMCB eventinj", "VMCB exitintinfo", "VMCB tlb_control",
+    "VMCB reserved bytes", "VMCB ldtr.base", "VMCB exitcode",
+)  # fmt: skip
+
+_NMI = Fault(2, Phase.AFTER_STGI, 0, None, 0x1000, 0, 0, 2, 0x1000, 8)
+_GP = Fault(13, Phase.VMRUN, 0, 0, 0x1000, 0, 0, 2, 0x1000, 8)
+_RECORDED_BITS = (
+    VmrunResult.WATCHDOG, VmrunResult.PROBED, VmrunResult.GIF_WAS_SET, VmrunResult.PROBE_LOST,
+    VmrunResult.NOT_COMPARED,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lie:
+    """One altered answer: which call's, what is altered, and the records then."""
+
+    call: int
+    what: str
+    records: list[Record]
+
+
+def lies_of(calls: list[list[Record]], exits: Mapping[int, Exit]) -> Iterator[Lie]:
+    """All lies about a test's answers, the last answer's first: it is mostly the one that the test is about.
+
+    `exits` are those of the honest replay, by call: they say what the VMCB held.
+    """
+    seen: set[bytes] = set()  # memory of any read: a stale page is a likely wrong answer
+    for call in calls:
+        seen |= {record.body for record in call if record.op is Op.MEM_READ}
+    for number in range(len(calls) - 1, -1, -1):
+        call = calls[number]
+        for at in range(len(call) - 1, -1, -1):
+            for what, record in record_lies(call[at], exits.get(number), seen):
+                if record != call[at]:
+                    yield Lie(number, what, [*call[:at], record, *call[at + 1 :]])
+
+
+Told = Iterator[tuple[str, Record]]
+
+
+def record_lies(record: Record, exit: Exit | None, seen: Iterable[bytes] = ()) -> Told:
+    """The lies about one record, each with its name."""
+    match record.op:
+        case Op.VMRUN:
+            yield from _vmrun(record, exit)
+        case Op.CODE:
+            yield from _code(record)
+        case Op.RDMSR | Op.WRMSR:
+            yield from _msr(record)
+        case Op.CPUID:
+            values = struct.unpack("<4I", record.body)
+            for at, name in enumerate(("EAX", "EBX", "ECX", "EDX")):
+                changed = [value ^ 0xFFFF_FFFF if at == n else value for n, value in enumerate(values)]
+                yield f"CPUID {name}", replace(record, body=struct.pack("<4I", *changed))
+        case Op.MEM_READ:
+            yield from _memory(record, seen)
+        case Op.WINDOW:
+            for what, events in _events(decode_window(record), "WINDOW"):
+                yield what, replace(record, body=encode_window(events))
+        case Op.HOST_STATE:
+            state = decode_host_state(record)
+            for name, value in state.items():
+                yield f"HOST_STATE {name}", replace(record, body=encode_host_state(state | {name: value ^ ALL_ONES}))
+        case Op.RAISE | Op.FAULTS:
+            yield f"{record.op.name} answer", replace(record, body=bytes(byte ^ 1 for byte in record.body))
+        case Op.CPU_JOIN:
+            inner = split_records(record.body)
+            for at, part in enumerate(inner):
+                for what, altered in record_lies(part, None, seen):
+                    body = b"".join(map(encode_record, [*inner[:at], altered, *inner[at + 1 :]]))
+                    yield f"CPU 1: {what}", replace(record, body=body)
+
+
+def _memory(record: Record, seen: Iterable[bytes]) -> Told:
+    size = len(record.body)
+    wrong = [bytes(byte ^ 0xFF for byte in record.body), bytes(size)]
+    wrong += [bytes([byte]) * size for byte in (0x5A, OUTPUT_PATTERN, 0xFF)]
+    wrong += [body for body in seen if len(body) == size]
+    for body in dict.fromkeys(wrong):
+        yield "memory", replace(record, body=body)
+
+
+def _msr(record: Record) -> Told:
+    value, fault = decode_msr(record)
+    name = record.op.name
+    wrote = struct.pack("<Q", 0) if record.op is Op.RDMSR else b""
+    if fault is not None:
+        yield f"{name} fault removed", replace(record, status=Status.OK, body=wrote)
+    if value is not None:
+        for wrong in dict.fromkeys((value ^ ALL_ONES, 0, value ^ 1)):
+            yield f"{name} value", replace(record, body=struct.pack("<Q", wrong))
+    for what, altered in _faults(fault, name):
+        yield what, replace(record, status=Status.FAULT, body=encode_fault(altered))
+
+
+def _faults(fault: Fault | None, name: str) -> Iterator[tuple[str, Fault]]:
+    """A fault where there was none, or another one."""
+    if fault is None:
+        yield f"{name} fault added", replace(_GP, phase=Phase.NONE)
+        return
+    yield f"{name} fault's vector", replace(fault, vector=fault.vector ^ 0b1011)
+    yield f"{name} fault's error code", replace(fault, error=None if fault.error is not None else 0)
+    if fault.error is not None:
+        yield f"{name} fault's error code", replace(fault, error=fault.error ^ 0xFFFF)
+    yield f"{name} fault's RIP", replace(fault, rip=fault.rip + 1)
+    yield f"{name} fault's CR2", replace(fault, cr2=fault.cr2 ^ ALL_ONES)
+    yield f"{name} fault's DR6", replace(fault, dr6=fault.dr6 ^ 0xF00F)
+
+
+def _code(record: Record) -> Told:
+    answer = decode_code(record)
+    if answer.fault is not None:
+        yield "CODE fault removed", replace(record, status=Status.OK, body=encode_code(replace(answer, fault=None)))
+    for what, altered in _faults(answer.fault, "CODE"):
+        yield what, replace(record, status=Status.FAULT, body=encode_code(replace(answer, fault=altered)))
+    for name in GPR_NAMES:
+        if name == "rsp":
+            continue
+        values = [answer.registers[name] ^ ALL_ONES, 0] if name in answer.registers else [ALL_ONES >> 1, 0]
+        for value in values:
+            registers = answer.registers | {name: value}
+            yield f"CODE {name}", replace(record, body=encode_code(replace(answer, registers=registers)))
+        registers = {other: value for other, value in answer.registers.items() if other != name}
+        yield f"CODE {name}", replace(record, body=encode_code(replace(answer, registers=registers)))
+    yield "CODE rflags", replace(record, body=encode_code(replace(answer, rflags=answer.rflags ^ 0x3F_FFFF)))
+    for what, events in _events(answer.events, "CODE"):
+        yield what, replace(record, body=encode_code(replace(answer, events=events)))
+
+
+def _events(events: list[Fault], name: str) -> Iterator[tuple[str, list[Fault]]]:
+    for at, event in enumerate(events):
+        rest = events[:at], events[at + 1 :]
+        yield f"{name} event removed", [*rest[0], *rest[1]]
+        yield f"{name} event's vector", [*rest[0], replace(event, vector=event.vector ^ 0b1011), *rest[1]]
+        for phase in (Phase.BEFORE_VMRUN, Phase.GIF_PROBE, Phase.AFTER_STGI):
+            yield f"{name} event's phase", [*rest[0], replace(event, phase=phase), *rest[1]]
+        yield f"{name} event's RIP", [*rest[0], replace(event, rip=event.rip + 1), *rest[1]]
+        yield f"{name} event's DR6", [*rest[0], replace(event, dr6=event.dr6 ^ 0xF00F), *rest[1]]
+        yield f"{name} event's RFLAGS", [*rest[0], replace(event, rflags=event.rflags ^ 0x3F_FFFF), *rest[1]]
+        yield f"{name} event added", [*events, event]
+    yield f"{name} event added", [*events, _NMI]
+    yield f"{name} event added", [*events, replace(_GP, phase=Phase.GIF_PROBE)]
+
+
+def _vmrun(record: Record, exit: Exit | None) -> Told:
+    answer = decode_vmrun(record)
+    yield from _vmrun_fault(record, answer)
+
+    def altered(**changes: object) -> Record:
+        return replace(record, body=encode_vmrun(replace(answer, **changes)))  # type: ignore[arg-type]
+
+    yield from _vmcb(answer, exit, altered)
+    for name in GPR_NAMES:
+        if name in ("rax", "rsp"):
+            continue  # these are in the VMCB
+        value = exit.regs[name] if exit is not None else answer.registers.get(name, GPR_FILL + GPR_NUMBER[name])
+        yield f"register {name}", altered(registers=answer.registers | {name: value ^ ALL_ONES})
+        if name in answer.registers:
+            stale = {other: value for other, value in answer.registers.items() if other != name}
+            yield f"register {name}", altered(registers=stale)
+    for name in HOST_ITEMS:
+        before, after = answer.host_changes.get(name, (0x400, 0x400) if name == "DR7" else (0, 0))
+        changes = answer.host_changes | {name: (before, after ^ 0xFFFF_0000_FFFF_00FF)}
+        yield f"L1's {name}", altered(host_changes=changes)
+        if name in answer.host_changes:
+            kept = {other: value for other, value in answer.host_changes.items() if other != name}
+            yield f"L1's {name}", altered(host_changes=kept)
+    keep = [event for event in answer.events if event.phase is Phase.VMRUN]  # a fault of VMRUN is lied about above
+    if not answer.result & VmrunResult.FAULTED:
+        keep = []
+    rest = [event for event in answer.events if event not in keep]
+    for what, events in _events(rest, "VMRUN"):
+        yield what, altered(events=[*keep, *events])
+    if not keep:
+        yield "VMRUN event added", altered(events=[*rest, _GP])
+    for bit in _RECORDED_BITS:
+        result = answer.result ^ bit
+        if bit is VmrunResult.GIF_WAS_SET:
+            result = (result | VmrunResult.PROBED) & ~VmrunResult.PROBE_LOST
+        yield f"result {bit.name}", altered(result=result)
+
+
+def _vmrun_fault(record: Record, answer: VmrunAnswer) -> Told:
+    """VMRUN raised an exception where it must not, or the other way round, or another one."""
+    fault = next((event for event in answer.events if event.phase is Phase.VMRUN), None)
+    if fault is None or not answer.result & VmrunResult.FAULTED:
+        told = replace(answer, result=answer.result | VmrunResult.FAULTED, events=[_GP, *answer.events])
+        yield "VMRUN fault added", replace(record, status=Status.FAULT, body=encode_vmrun(told))
+        return
+    others = [event for event in answer.events if event is not fault]
+    none = replace(answer, result=answer.result & ~VmrunResult.FAULTED, events=others)
+    yield "VMRUN fault removed", replace(record, status=Status.OK, body=encode_vmrun(none))
+    for what, another in _faults(fault, "VMRUN"):
+        yield what, replace(record, body=encode_vmrun(replace(answer, events=[another, *others])))
+
+
+def _vmcb(answer: VmrunAnswer, exit: Exit | None, altered: Callable[..., Record]) -> Told:
+    after = exit.vmcb if exit is not None else Vmcb()
+    before = exit.before if exit is not None else Vmcb()
+    if exit is None:  # VMRUN as a bare step: only what differed is known
+        for at, data in answer.differences:
+            after.data[at : at + len(data)] = data
+    for name in VMCB_FIELDS:
+        item = field(name)
+        for value in _wrong_values(name, before[name], after[name]):
+            data = value.to_bytes(item.width_bytes, "little")
+            yield f"VMCB {name}", altered(differences=[*answer.differences, (item.offset, data)])
+    data = bytes([after.data[RESERVED] ^ 0xFF])
+    yield "VMCB reserved bytes", altered(differences=[*answer.differences, (RESERVED, data)])
+
+
+def _wrong_values(name: str, before: int, after: int) -> list[int]:
+    """Ways in which a field can be wrong: every bit, as it was, not written; for the exit code likely others, too."""
+    item = field(name)
+    values = [after ^ item.max, before]
+    if any(start <= item.offset < start + size for start, size in OUTPUT_RANGES):
+        values.append(int.from_bytes(bytes([OUTPUT_PATTERN]) * item.width_bytes, "little"))
+    if name == "exitcode":
+        invalid = after & INVALID_LOW == INVALID_LOW
+        values = [VMEXIT.VMMCALL if invalid else ALL_ONES, INVALID_LOW, VMEXIT.HLT, VMEXIT.SHUTDOWN, *values]
+    return [value for value in dict.fromkeys(map(int, values)) if value != after]
