@@ -36,6 +36,8 @@ FRAMES_MAX = 16
 EVIDENCES_MAX = 8
 EVENTS_MAX = 200
 TESTS_LISTED_MAX = 400
+COMMANDS_MAX = 12
+_PARAMETERS = re.compile(r"\[[^']*\]'$")
 
 TRUST = (
     ("APM", "AMD64 Architecture Programmer's Manual, volume 2: the text states it or directly implies it"),
@@ -208,7 +210,7 @@ def _deviations(summary: Summary, budget: _Budget) -> list[ShownDeviation]:
             if elsewhere and deviation.category == "known":
                 break
             full.append(budget.show(judged.outcome, where))
-        commands = list(dict.fromkeys(j.outcome.result.rerun for j in deviation.judged if j.outcome.result.rerun))
+        commands = _few(j.outcome.result.rerun for j in deviation.judged if j.outcome.result.rerun)
         shown.append(ShownDeviation(deviation, where, full, elsewhere, commands, _alike(deviation.judged)))
     return shown
 
@@ -260,6 +262,12 @@ def listed(tests: Iterable[str]) -> list[tuple[str, list[str]]]:
         function, param = split_param(test)
         found.setdefault(function, []).append(param)
     return list(found.items())
+
+
+def _few(commands: Iterable[str]) -> list[str]:
+    """The commands, each once; where they are many, one a test function, which runs all its parameters."""
+    each = list(dict.fromkeys(commands))
+    return each if len(each) <= COMMANDS_MAX else list(dict.fromkeys(_PARAMETERS.sub("'", text) for text in each))
 
 
 def _cut_short(summary: Summary) -> list[str]:
