@@ -20,6 +20,9 @@ class Assert:
     function: str
     text: str
 
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.text[:120]}"
+
     def holds(self, path: str, line: int) -> bool:
         """Whether that place is in this statement."""
         return path == self.path and self.line <= line <= self.end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Finding:
     by_universal: set[str] = field(default_factory=set)  # and what only or also a universal check noticed
     universal: dict[str, int] = field(default_factory=dict)  # how many alterations each check noticed
     places: set[Place] = field(default_factory=set)  # asserts that were seen failing
+    reached: Assert | None = None  # the assert asked for, if the honest replay comes by it
 
 
 class Trial:
@@ -94,13 +96,19 @@ class Trial:
         finding = Finding(self._recorded.test, self._recorded.target, SKIPPED, self._recorded.news)
         if self._recorded.verdict == "SKIP":
             return finding
+        if self._recorded.news == "known" and not self._recorded.packed:
+            finding.state, finding.reason = SEEN, f"{self._recorded.verdict} before any answer"
+            return finding
         try:
             hello, calls = self._recorded.unpack()
         except AnswersError as error:
             finding.state, finding.reason = UNREPLAYABLE, str(error)
             return finding
-        if not self._be_honest(finding, hello, calls):
+        # Where the target deviates, lies still can show the asserts before the one that fails.
+        if not self._be_honest(finding, hello, calls) and not (until is not None and finding.state == SEEN):
             return finding
+        if until is not None and self._reaches(until, hello, calls):
+            finding.reached = until
         finding.state = NOTHING
         for lie in lies_of(calls, self._exits):
             if full and lie.what in finding.noticed and lie.what in finding.by_universal:
@@ -136,6 +144,23 @@ class Trial:
         finding.state = UNREPLAYABLE
         finding.reason = f"with the recorded answers it {honest.what}: {honest.reason}"
         return False
+
+    def _reaches(self, wanted: Assert, hello: Hello, calls: Calls) -> bool:
+        path = str(self._root / wanted.path)
+        reached = False
+
+        def in_file(frame: FrameType, what: str, _argument: Any) -> Any:
+            nonlocal reached
+            reached |= what == "line" and wanted.line <= frame.f_lineno <= wanted.end
+            return in_file
+
+        before = sys.gettrace()
+        sys.settrace(lambda frame, _what, _argument: in_file if frame.f_code.co_filename == path else None)
+        try:
+            self._play(hello, calls)
+        finally:
+            sys.settrace(before)
+        return reached
 
     def _tell(self, finding: Finding, hello: Hello, calls: Calls, lie: Lie) -> Outcome:
         told = [*calls[: lie.call], lie.records, *calls[lie.call + 1 :]]

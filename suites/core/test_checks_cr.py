@@ -263,8 +263,7 @@ def test_cr3_bit_beyond_maxphyaddr_is_refused_in_long_mode(l1, above):
 def test_cr3_low_bit_is_ignored(l1, mode, bit):
     """Reserved bits below the base are not MBZ, bits 3 and 4 are cache controls: the map is the same and L2 runs."""
     guest = l1.guest("start: vmmcall", mode=mode)
-    assert l1.expect("CR3 bit before the change", guest.vmcb["cr3"] >> bit & 1, 0)
-    guest.vmcb["cr3"] |= 1 << bit
+    guest.vmcb["cr3"] |= 1 << bit  # the tables are page-aligned, so it was 0
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["start"])
 

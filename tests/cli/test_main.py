@@ -59,7 +59,7 @@ def test_no_command_shows_the_help_and_is_wrong_use(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "render", "bless", "clauses", "targets", "caps", "new", "doctor", "bench", "test"]
+    "command", ["run", "render", "bless", "clauses", "targets", "caps", "new", "doctor", "bench", "sensitivity", "test"]
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
@@ -72,7 +72,19 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 def test_every_command_and_its_exit_status_is_documented() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
 
-    for command in ("run", "render", "bless", "clauses", "targets", "caps", "new", "doctor", "bench", "test"):
+    for command in (
+        "run",
+        "render",
+        "bless",
+        "clauses",
+        "targets",
+        "caps",
+        "new",
+        "doctor",
+        "bench",
+        "sensitivity",
+        "test",
+    ):
         assert f"nsvm {command}" in page
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,17 @@ def nsvm(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[s
     )
 
 
-def emulators() -> set[int]:
-    """The process ids of all emulators on this machine."""
+def emulators(mark: str) -> set[int]:
+    """The process ids of the emulators that have the mark in their environment: those of one run alone."""
     found = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 name = (folder / "comm").read_text().strip()
+                environment = (folder / "environ").read_bytes()
             except OSError:
                 continue
-            if name.startswith(("qemu-system", "bochs")):
+            if name.startswith(("qemu-system", "bochs")) and mark.encode() in environment:
                 found.add(int(folder.name))
     return found
 
@@ -79,13 +81,14 @@ def test_two_targets_give_one_report(tmp_path: Path) -> None:
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda v: str(v)
 )
 def test_a_run_that_is_ended_leaves_a_record_and_no_emulator(tmp_path: Path, number: int, status: int) -> None:
-    before = emulators()
+    mark = f"NSVM_TEST_MARK={uuid.uuid4().hex}"
     out = tmp_path / "out"
     process = subprocess.Popen(
         [str(ROOT / "nsvm"), "run", "--no-install", "--out", str(out), "-n", "2"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
+        env=os.environ | {mark.partition("=")[0]: mark.partition("=")[2]},
         process_group=0,
     )
     try:
@@ -93,6 +96,7 @@ def test_a_run_that_is_ended_leaves_a_record_and_no_emulator(tmp_path: Path, num
         while not (out / "run.jsonl").exists() or b'"result"' not in (out / "run.jsonl").read_bytes():
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
+        assert emulators(mark)
         os.kill(process.pid, number)
         said, _ = process.communicate(timeout=90)
     finally:
@@ -107,9 +111,9 @@ def test_a_run_that_is_ended_leaves_a_record_and_no_emulator(tmp_path: Path, num
         assert (out / "index.html").exists()
         assert b"Interrupted: " in said
     deadline = time.monotonic() + 30
-    while emulators() - before and time.monotonic() < deadline:
+    while emulators(mark) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert emulators() - before == set()
+    assert emulators(mark) == set()
 
 
 def test_a_choice_that_matches_nothing_is_wrong_use(tmp_path: Path) -> None:

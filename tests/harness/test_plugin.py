@@ -35,6 +35,8 @@ class Scripted(FakeL1):
             good.fields["exitcode"] = 0x78
         if asid == 104:
             good.fields["tlb_control"] = 1
+        if asid == 105:
+            good.fields["exitcode"] = (1 << 64) - 1
         return good
 
 class Target(FakeTarget):
