@@ -7,8 +7,8 @@ static void call(void *argument) { call_blob(argument); }
 
 static void restore_after_blob(struct cpu *cpu, u32 flags)
 {
-    set_data_segments();
     restore_descriptors(cpu->index);
+    set_data_segments();
     if (flags & CODE_LEAVE_STATE) {
         struct sane_state state;        /* all stays, but CR3: the executor must find its memory */
         read_sane_state(&state);

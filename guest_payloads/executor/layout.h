@@ -23,6 +23,7 @@
 #define IST_MACHINE_CHECK_TOP 0x9000
 #define IST_INTERRUPT_TOP 0xA000
 #define IST_DEBUG_TOP 0xB000
+#define STEP_STACK_TOP 0xF000                   /* above it, what led to the step: the way down to run_steps() */
 
 /* struct cpu, as far as assembly looks into it; asserted in executor.h. */
 #define CPU_GUARD 0

@@ -105,7 +105,8 @@ set_data_segments:
     movl %eax, %ss
     ret
 
-    /* int guarded(void (*function)(void *), void *argument): 1 if an exception ended it. Guards nest. */
+    /* int guarded(void (*function)(void *), void *argument): 1 if an exception ended it. Guards nest. The outermost, a step,
+     * runs at a fixed RSP, so that what scenarios see of it is the same however the step came here. */
     .global guarded
 guarded:
     pushq %rbx
@@ -117,14 +118,18 @@ guarded:
     movq %rsp, %rax
     andq $-BLOCK_SIZE, %rax
     pushq CPU_GUARD(%rax)
+    cmpq $0, (%rsp)
     movq %rsp, CPU_GUARD(%rax)
     movq %rdi, %rcx
     movq %rsi, %rdi
-    call *%rcx
+    jne 1f
+    leaq STEP_STACK_TOP(%rax), %rsp
+1:  call *%rcx
     xorl %eax, %eax
 guard_leave:
     movq %rsp, %rdx
     andq $-BLOCK_SIZE, %rdx
+    movq CPU_GUARD(%rdx), %rsp
     popq CPU_GUARD(%rdx)
     popq %r15
     popq %r14
@@ -190,11 +195,7 @@ blob_back:
     pushq %rcx
     pushq %rax
     pushq $2                                    /* sane flags: no IF, DF, TF, AC */
-    popfq
-    movl $SEL_DATA, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
+    popfq                                       # segments later: the blob's GDT may still be loaded
     movq %rsp, %rsi
     movq %rsp, %rdi
     andq $-BLOCK_SIZE, %rdi
