@@ -99,7 +99,7 @@ def nmis(l1: L1) -> None:
     closed = [steps.window(0, clgi_after=True), steps.raise_event(RaiseKind.NMI_SELF)]
     l1.steps([*closed, steps.window(10, stgi=True)])
     l1.steps(closed)
-    exit = l1.guest("1: jmp 1b", intercept=["nmi"], vmcb=MASKED).run(watchdog_us=3000)
+    exit = l1.guest("1: jmp 1b", intercept=["nmi"], vmcb=MASKED).run(watchdog_us=2_000_000)
     assert exit.code == 0x61
 
 
