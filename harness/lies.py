@@ -68,6 +68,7 @@ UNIVERSAL_LIES = (
 
 _NMI = Fault(2, Phase.AFTER_STGI, 0, None, 0x1000, 0, 0, 2, 0x1000, 8)
 _GP = Fault(13, Phase.VMRUN, 0, 0, 0x1000, 0, 0, 2, 0x1000, 8)
+_UD = Fault(6, Phase.VMRUN, 0, None, 0x1000, 0, 0, 2, 0x1000, 8)
 _RECORDED_BITS = (
     VmrunResult.WATCHDOG, VmrunResult.PROBED, VmrunResult.GIF_WAS_SET, VmrunResult.PROBE_LOST,
     VmrunResult.NOT_COMPARED,
@@ -88,9 +89,8 @@ def lies_of(calls: list[list[Record]], exits: Mapping[int, Exit]) -> Iterator[Li
 
     `exits` are those of the honest replay, by call: they say what the VMCB held.
     """
-    seen: set[bytes] = set()  # memory of any read: a stale page is a likely wrong answer
-    for call in calls:
-        seen |= {record.body for record in call if record.op is Op.MEM_READ}
+    # What was read anywhere in the test: a stale page is a likely wrong answer.
+    seen = dict.fromkeys(record.body for call in calls for record in call if record.op is Op.MEM_READ)
     for number in range(len(calls) - 1, -1, -1):
         call = calls[number]
         for at in range(len(call) - 1, -1, -1):
@@ -114,8 +114,9 @@ def record_lies(record: Record, exit: Exit | None, seen: Iterable[bytes] = ()) -
         case Op.CPUID:
             values = struct.unpack("<4I", record.body)
             for at, name in enumerate(("EAX", "EBX", "ECX", "EDX")):
-                changed = [value ^ 0xFFFF_FFFF if at == n else value for n, value in enumerate(values)]
-                yield f"CPUID {name}", replace(record, body=struct.pack("<4I", *changed))
+                for wrong in (values[at] ^ 0xFFFF_FFFF, 0, 0xFFFF_FFFF):
+                    changed = [wrong if at == n else value for n, value in enumerate(values)]
+                    yield f"CPUID {name}", replace(record, body=struct.pack("<4I", *changed))
         case Op.MEM_READ:
             yield from _memory(record, seen)
         case Op.WINDOW:
@@ -161,6 +162,7 @@ def _faults(fault: Fault | None, name: str) -> Iterator[tuple[str, Fault]]:
     """A fault where there was none, or another one."""
     if fault is None:
         yield f"{name} fault added", replace(_GP, phase=Phase.NONE)
+        yield f"{name} fault added", replace(_UD, phase=Phase.NONE)
         return
     yield f"{name} fault's vector", replace(fault, vector=fault.vector ^ 0b1011)
     yield f"{name} fault's error code", replace(fault, error=None if fault.error is not None else 0)
@@ -248,8 +250,9 @@ def _vmrun_fault(record: Record, answer: VmrunAnswer) -> Told:
     """VMRUN raised an exception where it must not, or the other way round, or another one."""
     fault = next((event for event in answer.events if event.phase is Phase.VMRUN), None)
     if fault is None or not answer.result & VmrunResult.FAULTED:
-        told = replace(answer, result=answer.result | VmrunResult.FAULTED, events=[_GP, *answer.events])
-        yield "VMRUN fault added", replace(record, status=Status.FAULT, body=encode_vmrun(told))
+        for added in (_GP, _UD):
+            told = replace(answer, result=answer.result | VmrunResult.FAULTED, events=[added, *answer.events])
+            yield "VMRUN fault added", replace(record, status=Status.FAULT, body=encode_vmrun(told))
         return
     others = [event for event in answer.events if event is not fault]
     none = replace(answer, result=answer.result & ~VmrunResult.FAULTED, events=others)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from harness import universal
+from harness.answer_bytes import encode_record
 from harness.asm import Assembler
 from harness.exit import Exit
 from harness.expect import Match
@@ -26,7 +27,7 @@ from harness.l1 import L1
 from harness.link import Link
 from harness.scenario import Scenario
 from harness.session import Boot, Session, TargetLost
-from harness.steps import RECORD, Record, split_records
+from harness.steps import Record, split_records
 
 Calls = list[list[Record]]
 
@@ -69,11 +70,6 @@ def pack(hello: Hello, calls: Calls) -> str:
     encoded = [base64.b64encode(b"".join(encode_record(record) for record in call)).decode() for call in calls]
     stored = json.dumps({"hello": base64.b64encode(hello.pack()).decode(), "calls": encoded})
     return base64.b64encode(zlib.compress(stored.encode(), 9)).decode()
-
-
-def encode_record(record: Record) -> bytes:
-    """An answer record as the executor sends it."""
-    return RECORD.pack(record.op, record.status, record.tag, len(record.body)) + record.body
 
 
 def begin(path: Path) -> None:

@@ -84,7 +84,8 @@ def _record(args: argparse.Namespace) -> list[Path]:
             except subprocess.TimeoutExpired:
                 raise HarnessError(f"recording on {name} was not done after {RECORD_DEADLINE_S} s") from None
         if done.returncode not in PYTEST_RAN:
-            lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            raise HarnessError(f"recording on {name} failed: {(lines or ['no output'])[0][:300]}")
+            lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["no output"]
+            complaint = next((line for line in lines if line.startswith(("ERROR", "E "))), lines[-1])
+            raise HarnessError(f"recording on {name} failed: {complaint.removeprefix('ERROR: ')[:300]}")
         paths.append(path)
     return paths

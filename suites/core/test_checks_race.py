@@ -17,8 +17,16 @@ TURNS_MAX = 50_000_000  # a bound; the loop ends when VMRUN's does
 
 # RBX: VMCB, R14: a copy of it, RBP: how often, R13: the exit code that is right beside VMEXIT_INVALID.
 # The save area is put back before each VMRUN, because after a refusal it may hold anything.
-# Counts in R8 (refused), R9 (ran), R10 (anything else, the last one in R11).
+# Counts in R8 (refused), R9 (ran), R10 (anything else, the last one in R11). It begins when the other CPU has turned
+# the field once, as the word behind the flag says: else there would be no race.
 VMRUN_LOOP = """
+    mov ecx, 1000000
+wait:
+    cmp dword ptr [r15 + 8], 0
+    jne again
+    pause
+    dec ecx
+    jnz wait
 again:
     mov qword ptr [rbx + 0x70], 0x5a5a5a5a
     lea rsi, [r14 + 0x400]
@@ -55,6 +63,7 @@ again:
     mov {size} ptr [rbx], {rdi}
     cmp dword ptr [rdx], 0
     jne stop
+    mov dword ptr [rdx + 8], 1
     dec rcx
     jnz again
 stop:
@@ -73,9 +82,12 @@ def _race(l1, guest, *, offset, size, legal, illegal, code):
     _, turn_at, writes = l1.place_code(TURN_LOOP.format(size=size, rsi=names[0], rdi=names[1]))
     l1.steps(writes)
     registers = {"rbx": vmcb + offset, "rsi": legal, "rdi": illegal, "rdx": flag, "rcx": TURNS_MAX}
-    with l1.on_second_cpu([steps.code(turn_at, registers)]):
+    with l1.on_second_cpu([steps.code(turn_at, registers)]) as second:
         done = l1.code(VMRUN_LOOP, {"rbx": vmcb, "r14": copy, "rbp": RUNS, "r13": code, "r15": flag})
     assert done.returned
+    turned = steps.decode_code(second.answers[0])
+    assert l1.expect("the loop that turns the field took an exception", turned.fault is not None, False)
+    assert l1.expect("the field was turned", turned.registers.get("rcx", TURNS_MAX) < TURNS_MAX, True)
     return done
 
 

@@ -35,6 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
         (["bless", "nowhere", "--reason", "r", "--versions", "about 7"], "is not like >=7.2"),
         (["new", "nosuchsuite", "x"], "no suite is called 'nosuchsuite'"),
         (["bench", "--only", "luck"], "no measure is called 'luck'"),
+        (["sensitivity", "answers", "--target", "bochs"], "either files of answers or --target, not both"),
+        (["sensitivity", "no/answers"], "no/answers: No such file or directory"),
         (["bench", "--rounds", "0"], "--rounds: at least 1"),
         (["test", "--env", "nonsense"], "invalid choice: 'nonsense'"),
         (["test", "--env", "lint", "--", "-x"], "need --env units or --env emulators"),
