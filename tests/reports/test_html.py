@@ -299,7 +299,7 @@ def test_bits_without_clauses_are_said_to_be_so(pages: dict[str, str]) -> None:
 
     assert "31 EnhancedShutdownIntercept enhanced shutdown intercept no no clauses yet" in words
     assert "28 SVME_ADDR_CHK VMCB address check change yes no clauses yet: offered, and nothing here judges it" in words
-    assert "9 reserved9 no reserved bit, nothing to ask" in words
+    assert "9 reserved no reserved bit, nothing to ask" in words
 
 
 def test_several_targets_stand_side_by_side(pages: dict[str, str]) -> None:
