@@ -7,7 +7,7 @@ processor that L1 has: the machine stops or is reset. Both are for L0 to contain
 
 import pytest
 
-from harness import VMEXIT, clause, masked
+from harness import VMEXIT, TargetLost, clause, masked
 
 NOTHING = {"intercept_exceptions": 0, "idtr.limit": 0}
 VALID, EXCEPTION = 1 << 31, 3 << 8
