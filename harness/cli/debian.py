@@ -44,9 +44,26 @@ BUILD_TOOLS = (
 )
 
 
+TEST_TOOLS = (
+    (("clang",), Need("clang", "clang", "the second compiler that the executor must build with")),
+    (("grub-mkrescue",), Need("grub-mkrescue", "grub-common grub-pc-bin", "boots the executor by multiboot2")),
+    (("xorriso",), Need("xorriso", "xorriso", "makes the CD image that GRUB boots from")),
+    (("mformat",), Need("mformat", "mtools", "makes the CD image that GRUB boots from")),
+)
+
+
 def missing_build_tools() -> list[Need]:
     """Which of the tools that build the executor are not on PATH."""
-    return [need for tools, need in BUILD_TOOLS if not any(shutil.which(tool) for tool in tools)]
+    return _missing(BUILD_TOOLS)
+
+
+def missing_test_tools() -> list[Need]:
+    """Which of the tools that only the project's own tests need are not on PATH."""
+    return _missing(TEST_TOOLS)
+
+
+def _missing(wanted: tuple[tuple[tuple[str, ...], Need], ...]) -> list[Need]:
+    return [need for tools, need in wanted if not any(shutil.which(tool) for tool in tools)]
 
 
 def packages_of(needs: Iterable[Need]) -> list[str]:

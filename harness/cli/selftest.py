@@ -17,7 +17,7 @@ from harness.cli import machine
 from harness.cli.bootstrap import BootstrapError, ensure_venv
 from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
-from harness.cli.debian import Need, ensure, missing_build_tools
+from harness.cli.debian import Need, ensure, missing_build_tools, missing_test_tools
 
 TOX_REQUIREMENTS = "requirements/tox.txt"
 TOTAL_DEADLINE_S = 24 * 60
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("pytest arguments after '--' need --env units or --env emulators")
     needs: list[Need] = []
     if any(environment.builds for environment in chosen):
-        needs += missing_build_tools()
+        needs += missing_build_tools() + missing_test_tools()
     if any(environment.emulates for environment in chosen):
         for name in machine.known_targets():
             needs += machine.missing_for(name, machine.Programs())
