@@ -46,6 +46,7 @@ def _common(iopm_pa: int, msrpm_pa: int, n_cr3: int) -> Vmcb:
             "iopm_base_pa": iopm_pa,
             "msrpm_base_pa": msrpm_pa,
             "asid": 1,
+            "tlb_control": 1,  # nothing an earlier guest of this ASID left behind may be met (APM2 15.16.1)
             "v_intr_masking": 1,
             "np_enable": int(n_cr3 != 0),
             "n_cr3": n_cr3,

@@ -34,7 +34,7 @@ class Scripted(FakeL1):
         if asid == 103 and self.vmruns > 1:
             good.fields["exitcode"] = 0x78
         if asid == 104:
-            good.fields["tlb_control"] = 1
+            good.fields["tlb_control"] = 3
         if asid == 105:
             good.fields["exitcode"] = (1 << 64) - 1
         return good

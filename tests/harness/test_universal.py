@@ -49,7 +49,7 @@ def test_good_exit_is_judged_by_every_check_and_passes():
         ("exitintinfo_consistent", {"fields": {"exitintinfo": 0x8000_1300}}),
         ("control_area_untouched", {"fields": {"asid": 2}}),
         ("control_area_untouched", {"fields": {"clean": 1}}),
-        ("control_area_untouched", {"fields": {"tlb_control": 1}}),
+        ("control_area_untouched", {"fields": {"tlb_control": 3}}),
         ("control_area_untouched", {"fields": {"nrip": 0x1234}}),
         (
             "control_area_untouched_when_invalid",
