@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ class Baseline:
             raise BaselineError(f"{path}: {error}") from None
         read = [_deviation(table, path) for table in tables]
         return cls(tuple(deviation for deviation in read if in_range(deviation.versions, version)))
+
+    @classmethod
+    def load_all(cls, paths: Iterable[Path], version: tuple[int, ...]) -> Baseline:
+        """Several files as one, the first to speak of a test counts: L0's own, then what lies below it."""
+        return cls(tuple(deviation for path in paths for deviation in cls.load(path, version).deviations))
 
     def known(self, clause: str, test: str, verdict: str) -> Deviation | None:
         """The entry that expects this verdict of this clause in this test, if there is one."""

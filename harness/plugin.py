@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness import rehearsal, replay
+from harness import feature_mask, rehearsal, replay
 from harness.asm import AssemblyError
 from harness.attempts import Attempts
 from harness.baseline import Baseline, BaselineError
@@ -36,6 +36,7 @@ from harness.record import (
     load,
 )
 from harness.summary import summarise
+from harness.targets import file_name
 from harness.targets import names as target_names
 from harness.verdict import DEVIATES
 from harness.version import VERSION
@@ -69,6 +70,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--qemu", metavar="PATH", help="the QEMU to test")
     group.addoption("--bochs", metavar="PATH", help="the Bochs to test")
     group.addoption("--cpu", metavar="MODEL", help="the CPU model of an emulated target, e.g. max,+svm,-npt")
+    group.addoption("--without", metavar="BITS", help="bits of Fn8000_000A EDX that L1 shall not see: NRIPS,VmcbClean")
+    group.addoption("--baud", type=int, metavar="N", help="make the console as slow as a serial line of N baud")
     group.addoption(
         "--lane",
         choices=("auto", "serial"),
@@ -90,15 +93,17 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if not hasattr(config, "workerinput"):
         if not option.nsvm_out:
-            option.nsvm_out = str(config.rootpath / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{option.target}")
+            option.nsvm_out = str(
+                config.rootpath / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{file_name(option.target)}"
+            )
         try:
             settings = _settings(config)
             target = check_setup(settings)
-            baseline = settings.baseline_of(target.version_tuple)
+            baseline = settings.baseline_of(target)
             if option.nsvm_answers:
                 replay.begin(Path(option.nsvm_answers))
             config.stash[CONTROL] = Control(config, baseline)
-        except (SetupError, ClauseError, BaselineError, replay.AnswersError) as error:
+        except (SetupError, ClauseError, BaselineError, replay.AnswersError, feature_mask.MaskError) as error:
             raise pytest.UsageError(str(error)) from None
     if hasattr(config, "workerinput") or not _distributed(config):
         try:
@@ -305,7 +310,9 @@ def _is_whole(config: pytest.Config) -> bool:
     """True if nothing was deselected, so that what was not seen is not there."""
     option = config.option
     chosen = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
-    return not (chosen or option.keyword or option.markexpr or getattr(option, "lf", False) or option.maxfail)
+    return not (
+        chosen or option.without or option.keyword or option.markexpr or getattr(option, "lf", False) or option.maxfail
+    )
 
 
 def _mended_everywhere(baseline: Baseline, run: Run, target: str) -> Iterator[Result]:
@@ -350,6 +357,8 @@ def _settings(config: pytest.Config) -> Settings:
         dangerous=option.dangerous,
         baseline=Path(option.baseline) if option.baseline else None,
         cpu_model=option.cpu,
+        without=feature_mask.parse(option.without or ""),
+        baud=option.baud,
     )
 
 

@@ -114,6 +114,7 @@ class TargetInfo:
     worker: str = ""
     version: str = ""
     command: Sequence[str] = ()
+    baselines: Sequence[str] = ()
     executor_build: str = ""
     cpuid: Sequence[CpuidRow] = ()
     edx: int = 0
@@ -543,6 +544,7 @@ def _target_info(s: _Source) -> TargetInfo:
         worker=s.text("worker"),
         version=s.text("version"),
         command=s.texts("command"),
+        baselines=s.texts("baselines"),
         executor_build=s.text("executor_build"),
         cpuid=tuple(rows),
         edx=s.whole("edx"),

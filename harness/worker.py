@@ -15,7 +15,7 @@ from harness.l1 import Tally
 from harness.record import Event, TargetInfo, Universal, Writer
 from harness.session import Session
 from harness.targets import create
-from harness.targets.base import Target, TargetOptions
+from harness.targets.base import Target, TargetError, TargetOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 EXECUTOR = ROOT / "guest_payloads" / "executor" / "build"
@@ -41,10 +41,27 @@ class Settings:
     dangerous: bool = False
     baseline: Path | None = None
     cpu_model: str | None = None
+    without: tuple[str, ...] = ()
+    baud: int | None = None
 
-    def baseline_of(self, version: tuple[int, ...]) -> Baseline:
-        """The known deviations of the target at that version. Raises BaselineError."""
-        return Baseline.load(self.baseline or self.root / "baselines" / f"{self.target}.toml", version)
+    def baseline_of(self, target: Target) -> Baseline:
+        """The known deviations of the target at its version. Raises BaselineError."""
+        paths = [self.baseline] if self.baseline else [self.root / "baselines" / f"{n}.toml" for n in target.baselines]
+        return Baseline.load_all(paths, target.version_tuple)
+
+    def options(self, workdir: Path, cpus: int) -> TargetOptions:
+        """What the run says about its target."""
+        return TargetOptions(
+            workdir=workdir,
+            executor_elf=EXECUTOR / "executor.elf",
+            disk_image=EXECUTOR / "disk.img",
+            qemu_path=self.qemu,
+            bochs_path=self.bochs,
+            cpus=cpus,
+            throttle_baud=self.baud,
+            cpu_model=self.cpu_model,
+            without=self.without,
+        )
 
 
 class Worker:
@@ -63,7 +80,7 @@ class Worker:
         self._closed = False
         self.target = self._make_target(self._cpus)
         self.session = self._session()
-        self.baseline = settings.baseline_of(self.target.version_tuple)
+        self.baseline = settings.baseline_of(self.target)
 
     def use_cpus(self, cpus: int) -> None:
         """Sees to it that the target has that many CPUs: the next boot is another machine where it has not."""
@@ -86,8 +103,14 @@ class Worker:
 
     def rerun(self, test: str) -> str:
         """The command that runs one test again."""
-        extra = f" --qemu {shlex.quote(self.settings.qemu)}" if self.settings.qemu else ""
-        return f"./nsvm run --target {self.settings.target}{extra} '{test}'"
+        given = {
+            "--qemu": self.settings.qemu,
+            "--bochs": self.settings.bochs,
+            "--cpu": self.settings.cpu_model,
+            "--without": ",".join(self.settings.without),
+        }
+        extra = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
+        return f"./nsvm run --target {shlex.quote(self.settings.target)}{extra} {shlex.quote(test)}"
 
     def write_target(self) -> None:
         """Writes down what the target is, as soon and as far as it is known."""
@@ -99,6 +122,7 @@ class Worker:
                 worker=self.settings.worker,
                 version=self.target.version(),
                 command=self.target.command_line(),
+                baselines=self.target.baselines,
                 executor_build="" if boot is None else boot.hello.build_id.hex(),
                 cpuid=leaves,
                 edx=0 if boot is None else boot.hello.cpuid.svm_bits,
@@ -129,32 +153,19 @@ class Worker:
         self.writer.write(event)
 
     def _create(self, cpus: int) -> Target:
-        options = TargetOptions(
-            workdir=Path(self._workdir.name),
-            executor_elf=EXECUTOR / "executor.elf",
-            disk_image=EXECUTOR / "disk.img",
-            qemu_path=self.settings.qemu,
-            bochs_path=self.settings.bochs,
-            cpus=cpus,
-            cpu_model=self.settings.cpu_model,
-        )
-        return create(self.settings.target, options)
+        return create(self.settings.target, self.settings.options(Path(self._workdir.name), cpus))
 
 
 def check_setup(settings: Settings) -> Target:
     """The target, unstarted, if all that it needs is here. Raises SetupError, which says what is missing."""
-    probe = TargetOptions(
-        workdir=Path(tempfile.gettempdir()),
-        executor_elf=EXECUTOR / "executor.elf",
-        disk_image=EXECUTOR / "disk.img",
-        qemu_path=settings.qemu,
-        bochs_path=settings.bochs,
-    )
     try:
-        target = create(settings.target, probe)
+        target = create(settings.target, settings.options(Path(tempfile.gettempdir()), settings.cpus))
+        missing = target.missing()
+        target.version()  # asks a host, which may not be there
     except KeyError as error:
         raise SetupError(str(error.args[0])) from None
-    missing = target.missing()
+    except TargetError as error:
+        raise SetupError(str(error)) from None
     if getattr(target, "needs_executor", True) and not (EXECUTOR / "executor.elf").exists():
         raise SetupError(f"the executor is not built: run `make -C {EXECUTOR.parent}` (./nsvm run does)")
     if missing:

@@ -409,6 +409,7 @@ class FakeTarget:
     """
 
     name = "fake"
+    baselines: tuple[str, ...] = (name,)
 
     def __init__(
         self,

@@ -63,6 +63,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.add_argument(
         "--versions", default="", metavar="RANGE", help='the target versions this holds for, for example ">=7.2,<8"'
     )
+    parser.add_argument(
+        "--into",
+        default="",
+        metavar="NAME",
+        help="the baseline file, without .toml, where a target has several: kvm, or kvm-on-tcg for what comes from "
+        "the emulated CPU below (default: L0's own)",
+    )
     parser.add_argument("--write", action="store_true", help="change the baseline files")
     parser.set_defaults(run=run, baselines=ROOT / "baselines")
 
@@ -130,12 +137,15 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
     """The edits, one for each target that needs any; raises UserError if a baseline cannot be read."""
     proposals = []
     for target in summary.targets:
-        path: Path = args.baselines / f"{target.name}.toml"
-        before = path.read_text() if path.exists() else ""
+        named = next((m.info.baselines for m in target.machines if m.info.baselines), (target.name,))
+        into = args.into or named[0]
+        if into not in named:
+            raise UserError(f"--into {into}: the baselines of {target.name} are {', '.join(named)}")
+        paths = [args.baselines / f"{name}.toml" for name in named]
         version = next((machine.info.version for machine in target.machines if machine.info.version), "")
         reference = args.reference.strip() or f"run {_run_id(summary)}, {version or target.name}"
         try:
-            there = Baseline.load(path, _numbers(version))
+            there = Baseline.load_all(paths, _numbers(version))
         except BaselineError as error:
             raise UserError(str(error)) from None
         # The run may be older than the baseline: what has become known since is not proposed again.
@@ -146,16 +156,17 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         ]
         mended = _found(summary, target.name, "mended", args.clause)
         known = _found(summary, target.name, "known", [])
-        after = _forget(before, path, mended, known) if mended else before
-        after += "".join(
-            ("\n" if after or number else "")
-            + _entry(key, found, args.reason.strip(), reference, args.versions, summary, target.name, collected)
-            for number, (key, found) in enumerate(_grouped(new).items())
-        )
-        if after == before:
-            continue
-        _check(after, path)
-        proposals.append(Proposal(path, before, after))
+        for path in paths:
+            before = path.read_text() if path.exists() else ""
+            after = _forget(before, path, mended, known) if mended and before else before
+            for key, found in _grouped(new if path.stem == into else ()).items():
+                entry = _entry(
+                    key, found, args.reason.strip(), reference, args.versions, summary, target.name, collected
+                )
+                after += ("\n" if after else "") + entry
+            if after != before:
+                _check(after, path)
+                proposals.append(Proposal(path, before, after))
     return proposals
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from harness.targets.base import Target, TargetOptions
@@ -28,3 +29,8 @@ def create(name: str, options: TargetOptions) -> Target:
 def register(name: str, factory: Factory) -> None:
     """Adds a target, or puts another in its place."""
     _FACTORIES[name] = factory
+
+
+def file_name(name: str) -> str:
+    """The target's name as a part of a file's name: `sim:kvm@6.12` is sim-kvm@6.12."""
+    return re.sub(r"[^A-Za-z0-9@.+_]+", "-", name).strip("-.") or "target"

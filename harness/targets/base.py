@@ -80,6 +80,8 @@ class TargetOptions:
     bundle: Path | None = None
     throttle_baud: int | None = None
     cpu_model: str | None = None
+    without: tuple[str, ...] = ()
+    """Bits of Fn8000_000A EDX that L1 shall not see (harness/feature_mask.py)."""
 
 
 class Target(Protocol):
@@ -90,6 +92,10 @@ class Target(Protocol):
     @property
     def version_tuple(self) -> tuple[int, ...]:
         """The L0's version, to compare; empty if unknown."""
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The files of known deviations, without `.toml`: L0's own, and those of what lies below it."""
 
     def start(self) -> Console: ...
     def stop(self) -> None: ...

@@ -33,6 +33,7 @@ class Bochs:
     """One Bochs process a boot."""
 
     name = "bochs"
+    baselines: tuple[str, ...] = (name,)
 
     def __init__(self, options: TargetOptions) -> None:
         self._options = options
@@ -50,6 +51,8 @@ class Bochs:
             raise TargetError("; ".join(f"{item.what} is not there (Debian: {item.package})" for item in missing))
         if not self._options.disk_image.is_file():
             raise TargetError(f"{self._options.disk_image} is not built")
+        if self._options.without or self._options.cpu_model:
+            raise TargetError("Bochs has one CPU model here (ryzen), and no way to take bits away from it")
         if self._options.cpus != 1:
             raise TargetError("Bochs runs the suite on one CPU only")
         workdir = self._options.workdir.absolute()

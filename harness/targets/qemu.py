@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 
+from harness import feature_mask
 from harness.targets.base import Capabilities, Console, Missing, TargetError, TargetOptions
 from harness.targets.console import SocketConsole, ThrottledConsole
 from harness.targets.process import Child, reap_leftovers, signal_name
@@ -27,6 +28,7 @@ class QemuTcg:
     """One QEMU process a boot."""
 
     name = "qemu-tcg"
+    baselines: tuple[str, ...] = (name,)
 
     def __init__(self, options: TargetOptions) -> None:
         self._options = options
@@ -139,13 +141,19 @@ class QemuTcg:
         memory = f"{options.memory_mib}M"
         argv = [self._program or PROGRAM, "-accel", "tcg", "-M", "pc,memory-backend=ram", "-m", memory]
         argv += ["-object", f"memory-backend-file,id=ram,size={memory},mem-path=/proc/self/fd/{memory_fd},share=on"]
-        argv += ["-smp", str(options.cpus), "-cpu", options.cpu_model or CPU_MODEL]
+        argv += ["-smp", str(options.cpus), "-cpu", self._cpu()]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot", "-d", "cpu_reset"]
         argv += ["-chardev", f"socket,id=console,fd={console_fd}", "-serial", "chardev:console"]
         argv += ["-kernel", str(options.executor_elf.absolute())]
         if options.bundle is not None:
             argv += ["-initrd", str(options.bundle.absolute())]
         return [*argv, *options.extra_args]
+
+    def _cpu(self) -> str:
+        try:
+            return feature_mask.qemu_cpu(self._options.cpu_model or CPU_MODEL, self._options.without)
+        except feature_mask.MaskError as error:
+            raise TargetError(str(error)) from None
 
     def _drop_memory(self) -> None:
         if self._memory is not None:

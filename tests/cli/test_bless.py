@@ -65,14 +65,14 @@ def result(name: str, clause: str, verdict: str, news: str, *, universal: bool =
     )
 
 
-def record(folder: Path, *results: Result) -> Path:
+def record(folder: Path, *results: Result, target: TargetInfo | None = None) -> Path:
     """A run folder."""
     folder.mkdir(exist_ok=True)
     with Writer(folder / "run.jsonl") as writer:
         writer.write(RunStart(run_id="abc123", started="2026-11-22T10:00:00+00:00"))
         for clause in ("core.a", "core.b", "core.c", "core.new", "core.host"):
             writer.write(ClauseInfo(id=clause, bit="core", statement="It holds."))
-        writer.write(TargetInfo(target="qemu-tcg", version="QEMU 7.2.18", boots=1))
+        writer.write(target or TargetInfo(target="qemu-tcg", version="QEMU 7.2.18", boots=1))
         for each in results:
             writer.write(each)
         summary = summarise(load(folder / "run.jsonl"), ending=True)
@@ -93,12 +93,17 @@ def baselines(tmp_path: Path) -> Path:
     return folder
 
 
+def propose_all(folder: Path, baselines: Path, **more: Any) -> list[bless.Proposal]:
+    """What blessing proposes."""
+    args = Namespace(
+        **{"reason": "because", "reference": "", "versions": "", "clause": [], "into": "", "baselines": baselines} | more
+    )
+    return bless.propose(summarise(load(folder / "run.jsonl")), args, COLLECTED)
+
+
 def proposed(folder: Path, baselines: Path, **more: Any) -> str | None:
     """The baseline after blessing, or None if nothing is proposed."""
-    args = Namespace(
-        **{"reason": "because", "reference": "", "versions": "", "clause": [], "baselines": baselines} | more
-    )
-    proposals = bless.propose(summarise(load(folder / "run.jsonl")), args, COLLECTED)
+    proposals = propose_all(folder, baselines, **more)
     return proposals[0].after if proposals else None
 
 
@@ -272,3 +277,17 @@ def test_the_command_shows_a_diff_and_writes_only_when_told(
     assert main(["bless", str(folder), "--reason", "because", "--write"]) == 0
     assert tomllib.loads(path.read_text())["deviation"][-1]["clause"] == "core.new"
     assert [each.name for each in baselines.iterdir()] == ["qemu-tcg.toml"]
+
+
+def test_a_target_with_two_baselines_is_asked_which(tmp_path: Path, baselines: Path) -> None:
+    target = TargetInfo(target="qemu-tcg", version="QEMU 7.2.18", baselines=("qemu-tcg", "below"))
+    folder = record(tmp_path / "run", result("test_new[x]", "core.new", "FAIL", "new"), target=target)
+
+    own = propose_all(folder, baselines)
+    below = propose_all(folder, baselines, into="below")
+
+    assert [proposal.path.stem for proposal in own] == ["qemu-tcg"]
+    assert [proposal.path.stem for proposal in below] == ["below"]
+    assert "core.new" in below[0].after
+    with pytest.raises(UserError, match="are qemu-tcg, below"):
+        propose_all(folder, baselines, into="elsewhere")

@@ -1,0 +1,60 @@
+"""`nsvm compare`: two runs side by side, clause by clause."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from harness.cli.console import EXIT_OK
+from harness.cli.render import find_run
+from harness.compare import ClauseDifference, Kind, compare
+from harness.record import FILE_NAME, load
+
+WIDTH = 160
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
+    """Adds the command to the parser."""
+    parser = subparsers.add_parser(
+        "compare",
+        parents=[common],
+        help="lay two runs side by side: which deviations they share",
+        description="Says for each clause that deviates in one of two runs in how many tests both deviate alike, "
+        "differ, or only one does. With an L0 in an emulated machine as the first and that machine itself as the "
+        "second, what both share comes from the emulator. Exit status 0.",
+    )
+    parser.add_argument("first", metavar="RUN", help="a run folder")
+    parser.add_argument("second", metavar="RUN", help="another")
+    parser.add_argument("--tests", action="store_true", help="each test, with both answers")
+    parser.add_argument("--clause", default="", metavar="TEXT", help="only clauses whose names hold this")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares."""
+    records = [load(find_run(folder) / FILE_NAME) for folder in (args.first, args.second)]
+    found = [each for each in compare(records[0].results, records[1].results) if args.clause in each.clause]
+    if args.json:
+        json.dump([_as_json(each) for each in found], sys.stdout, indent=1)
+        print()
+        return EXIT_OK
+    names = [", ".join(dict.fromkeys(info.target for info in record.targets)) or "?" for record in records]
+    print(f"first: {names[0]} ({args.first}); second: {names[1]} ({args.second})\n")
+    for each in found:
+        counts = "; ".join(f"{kind.value}: {len(each.of(kind))}" for kind in Kind if each.of(kind))
+        print(f"{each.clause}\n  {counts}")
+        for cell in each.cells if args.tests else ():
+            print(f"    {cell.test.rpartition('::')[2]}  [{cell.kind.name}]")
+            print(f"      first:  {cell.left[:WIDTH]}\n      second: {cell.right[:WIDTH]}")
+    print()
+    for kind in Kind:
+        cells = sum(len(each.of(kind)) for each in found)
+        print(f"{cells:6}  {kind.value} ({sum(bool(each.of(kind)) for each in found)} clauses)")
+    return EXIT_OK
+
+
+def _as_json(each: ClauseDifference) -> dict[str, object]:
+    cells = [{"test": c.test, "kind": c.kind.name, "first": c.left, "second": c.right} for c in each.cells]
+    return {"clause": each.clause, "tests": cells}
