@@ -13,6 +13,7 @@ from harness.expect import take_mismatches
 from harness.l1 import L1
 from harness.record import BaselineRef, Check, Evidence, Fresh, Result
 from harness.session import ExecutorRefused, TargetLost
+from harness.targets.base import Watched
 from harness.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
 from harness.worker import Worker
 
@@ -21,7 +22,14 @@ class Decided:
     """What came of a test: its verdict, what is news, and the evidence."""
 
     def __init__(
-        self, worker: Worker, test: str, attempt: Attempt, verdicts: Sequence[ClauseVerdict], fresh: Fresh, l1: L1
+        self,
+        worker: Worker,
+        test: str,
+        attempt: Attempt,
+        verdicts: Sequence[ClauseVerdict],
+        fresh: Fresh,
+        l1: L1,
+        l0_log: str = "",
     ) -> None:
         self._worker = worker
         self._test = test
@@ -31,7 +39,7 @@ class Decided:
         self._l1 = l1
         self.verdict, self.news = overall(verdicts)
         deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
-        self._evidence: list[Evidence] = gather(attempt, l1) if deviates else []
+        self._evidence: list[Evidence] = gather(attempt, l1, l0_log) if deviates else []
 
     def result(self, duration_s: float) -> Result:
         """The line of the run record."""
@@ -84,15 +92,21 @@ class Attempts:
         verdicts = judge(first, self._clauses, self._item.nodeid, self._worker.baseline)
         fresh = Fresh(state="not-needed")
         last = first
+        l0_log = self._l0_evidence() if needs_fresh_boot(verdicts) else ""
         if needs_fresh_boot(verdicts) and not was_fresh:
             self._worker.session.restart("a deviation is repeated on a fresh boot")
-            last, _ = self._attempt()
+            last, _ = self._attempt(trace=True)
             verdicts = judge(last, self._clauses, self._item.nodeid, self._worker.baseline)
             same = last.signature() == first.signature()
             fresh = Fresh(state="same" if same else "differs", shared_verdict=first.verdict, shared_reason=first.reason)
-        return Decided(self._worker, self._item.nodeid, last, verdicts, fresh, self._l1)
+            l0_log = self._l0_evidence() or l0_log
+        return Decided(self._worker, self._item.nodeid, last, verdicts, fresh, self._l1, l0_log)
 
-    def _attempt(self) -> tuple[Attempt, bool]:
+    def _l0_evidence(self) -> str:
+        target = self._worker.target
+        return target.evidence() if isinstance(target, Watched) else ""
+
+    def _attempt(self, *, trace: bool = False) -> tuple[Attempt, bool]:
         """One try, and whether it had a boot of its own."""
         marked = self._item.get_closest_marker
         worker, l1 = self._worker, self._l1
@@ -104,11 +118,18 @@ class Attempts:
             return _of_lost(lost, l1), True
         l1.reset()
         take_mismatches()
+        watched = worker.target if isinstance(worker.target, Watched) else None
+        if watched is not None:
+            watched.mark_evidence(trace=trace)
         attempt = self._call()
         try:
             l1.settle()
         except TargetLost as lost:
             attempt = _of_lost(lost, l1)
+        if watched is not None and attempt.verdict in ("PASS", "FAIL") and (failure := watched.l0_failure()):
+            # Whatever the guest answered: an L0 that printed an oops is not one that works.
+            attempt = Attempt("CRASH", f"L0 failed: {failure}", universal=dict(l1.universal), log=watched.evidence())
+            worker.session.restart("L0 failed")
         if (dirties := marked("dirties")) and worker.session.running:
             worker.session.running.dirty = str(dirties.args[0]) if dirties.args else "the test leaves state behind"
         if attempt.verdict in ("FAIL", "PASS") and l1.universal and worker.session.running:

@@ -4,6 +4,7 @@ target's log."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
@@ -16,10 +17,11 @@ from harness.record import CodeLine, Evidence, Fresh, Row
 from harness.verdict import Attempt, ClauseVerdict
 
 CODE_LINES_MAX = 40
+L0_LINES = 8  # of the beginning and of the end of what L0 said, on a terminal
 
 
-def gather(attempt: Attempt, l1: L1) -> list[Evidence]:
-    """The evidence of an attempt that deviated, the test's own mismatch first."""
+def gather(attempt: Attempt, l1: L1, l0_log: str = "") -> list[Evidence]:
+    """The evidence of an attempt that deviated, the test's own mismatch first. `l0_log` stands with the first."""
     gathered = []
     code = disassemble(l1.guests[-1], l1.last_exit) if l1.guests else []
     title = attempt.mismatch.title if attempt.mismatch is not None else attempt.reason
@@ -28,6 +30,8 @@ def gather(attempt: Attempt, l1: L1) -> list[Evidence]:
         gathered.append(Evidence(title=title, rows=rows, code=code, frames=attempt.frames, log=attempt.log))
     for match in attempt.universal.values():
         gathered.append(Evidence(title=match.title, rows=rows_of(match), code=[] if gathered else code))
+    if gathered and l0_log:
+        gathered[0] = replace(gathered[0], l0_log=l0_log)
     return gathered
 
 
@@ -101,7 +105,17 @@ def failure_text(
             lines += ["  last frames:", *(f"    {frame}" for frame in item.frames[-6:])]
         if item.log:
             lines += ["  log:", *(f"    {line}" for line in item.log.splitlines()[-12:])]
+        if item.l0_log:
+            lines += ["  L0:", *(f"    {line}" for line in _ends(item.l0_log.split("\n")))]
     return "\n".join([*lines, "", f"machine: {machine}", f"again:   {rerun}"])
+
+
+def _ends(lines: list[str]) -> list[str]:
+    """The first and the last of many lines."""
+    left_out = len(lines) - 2 * L0_LINES
+    if left_out <= 1:
+        return lines
+    return [*lines[:L0_LINES], f"[... {left_out} lines are in the report ...]", *lines[-L0_LINES:]]
 
 
 def source_of(clause: Clause) -> str:

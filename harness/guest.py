@@ -10,7 +10,7 @@ from harness import places, steps
 from harness.asm import Assembled
 from harness.code import CodeResult
 from harness.exit import Exit
-from harness.scenario import PAGE, Item, Page, Scenario, write_differences
+from harness.scenario import PAGE, Item, Page, Scenario, memory, write_differences
 from harness.steps import RaiseKind, Record, Step, VmrunFlag
 from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
 from harness.svm.vmcb import INTERCEPTS, Vmcb
@@ -50,7 +50,7 @@ class Guest:
 
     def write(self, addr: int, data: bytes) -> None:
         """Memory to be written before the first run."""
-        self._before += steps.mem_write(addr, data)
+        self._before += memory(addr, data)
 
     def tables(self, addr: int, kind: steps.TableKind) -> None:
         """An identity map of the guest's own, made at `addr` before the first run (see steps.TABLE_SIZES)."""

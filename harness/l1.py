@@ -14,7 +14,7 @@ from harness.code import USER_TAIL, CodeResult, MsrResult, user_text
 from harness.exit import Exit
 from harness.expect import Expected, Match, compare
 from harness.guest import BITS, Guest, apply_fields, apply_intercepts
-from harness.scenario import PAGE, Item, Scenario
+from harness.scenario import PAGE, Item, Scenario, memory
 from harness.session import Session
 from harness.steps import Fault, RaiseKind, Record, Step
 from harness.svm import Cpuid, Vmcb
@@ -154,7 +154,7 @@ class L1:
 
     def write(self, addr: int, data: bytes) -> None:
         """Writes memory."""
-        self.execute(Scenario(list(steps.mem_write(addr, data))))
+        self.execute(Scenario(memory(addr, data)))
 
     def fill(self, addr: int, size: int, byte: int) -> None:
         """Fills memory."""

@@ -1,13 +1,14 @@
 """The lies a replay tells: each alters one thing in one recorded answer, as a wrong L0 might have answered.
 
 A lie has the name of what it alters ("VMCB rip", "L1's CR3", "RDMSR value"); several lies may share one, for a value
-can be wrong in several ways: every bit another, stale, or never written.
+can be wrong in several ways: every bit another, stale, or never written. *Fine* lies alter a part of something: one
+word of memory, one part of a VMCB field, an interrupt that only this test raised.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.answer_bytes import (
@@ -19,6 +20,7 @@ from harness.answer_bytes import (
     encode_window,
 )
 from harness.exit import INVALID_LOW, VMEXIT, Exit
+from harness.scenario import Scenario
 from harness.steps import (
     GPR_FILL,
     GPR_NAMES,
@@ -26,8 +28,10 @@ from harness.steps import (
     Fault,
     Op,
     Phase,
+    RaiseKind,
     Record,
     Status,
+    Step,
     VmrunAnswer,
     VmrunResult,
     decode_code,
@@ -37,13 +41,15 @@ from harness.steps import (
     decode_window,
     split_records,
 )
+from harness.svm.events import EVENT_VALID
 from harness.svm.exit_writes import SAVED_STATE
-from harness.svm.fields import SAVE_AREA, VMLOAD_FIELDS
+from harness.svm.fields import FIELDS, SAVE_AREA, VMLOAD_FIELDS
 from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
 from harness.svm.vmcb import WHOLE_FIELDS, Vmcb, field
 from harness.universal import RELOADED, SHARED
 
 ALL_ONES = (1 << 64) - 1
+WORDS_MAX = 40  # words of one width that are altered in one record of memory
 RESERVED = next(at for at in range(SAVE_AREA, 4096) if not any(f.offset <= at < f.end for f in WHOLE_FIELDS))
 
 # What #VMEXIT writes first, because that is what most tests are about; then what it must leave alone.
@@ -58,12 +64,15 @@ VMCB_FIELDS = tuple(
         )
     )
 )  # fmt: skip
+VMCB_PARTS = tuple(item.name for item in FIELDS if item.parent in ("vintr", "int_state"))
+EVENT_PARTS = (EVENT_VALID, 1 << 11, 7 << 8, 0xFF, 0xFFFF_FFFF << 32)  # V, EV, type, vector, error code
 HOST_ITEMS = (*RELOADED, *SHARED, "CR2", "DR6", "DR7", "MSR_000001D9")
 
 # One lie for each universal check, so that a quick run shows all of them firing.
 UNIVERSAL_LIES = (
     "L1's CR3", "L1's DR7", "L1's LDTR", "result GIF_WAS_SET", "VMCB eventinj", "VMCB exitintinfo", "VMCB tlb_control",
-    "VMCB reserved bytes", "VMCB ldtr.base", "VMCB exitcode",
+    "VMCB reserved bytes", "VMCB ldtr.base", "VMCB exitcode", "result PROBE_LOST", "VMRUN event added", "L1's CR2",
+    "L1's MSR_000001D9",
 )  # fmt: skip
 
 _NMI = Fault(2, Phase.AFTER_STGI, 0, None, 0x1000, 0, 0, 2, 0x1000, 8)
@@ -82,21 +91,38 @@ class Lie:
     call: int
     what: str
     records: list[Record]
+    fine: bool = False
 
 
-def lies_of(calls: list[list[Record]], exits: Mapping[int, Exit]) -> Iterator[Lie]:
+def lies_of(calls: list[list[Record]], exits: Mapping[int, Exit], raised: Sequence[int] | None = None) -> Iterator[Lie]:
     """All lies about a test's answers, the last answer's first: it is mostly the one that the test is about.
 
-    `exits` are those of the honest replay, by call: they say what the VMCB held.
+    `exits` are those of the honest replay, by call: they say what the VMCB held. `raised` are the vectors that the
+    test raised (see `raised_by`); unless it is None, fine lies come behind the others.
     """
     # What was read anywhere in the test: a stale page is a likely wrong answer.
     seen = dict.fromkeys(record.body for call in calls for record in call if record.op is Op.MEM_READ)
-    for number in range(len(calls) - 1, -1, -1):
-        call = calls[number]
-        for at in range(len(call) - 1, -1, -1):
-            for what, record in record_lies(call[at], exits.get(number), seen):
-                if record != call[at]:
-                    yield Lie(number, what, [*call[:at], record, *call[at + 1 :]])
+    for fine in (False, True) if raised is not None else (False,):
+        for number in range(len(calls) - 1, -1, -1):
+            call, exit = calls[number], exits.get(number)
+            for at in range(len(call) - 1, -1, -1):
+                told = fine_lies(call[at], exit, raised or ()) if fine else record_lies(call[at], exit, seen)
+                for what, record in told:
+                    if record != call[at]:
+                        yield Lie(number, what, [*call[:at], record, *call[at + 1 :]], fine)
+
+
+def raised_by(scenarios: Iterable[Scenario]) -> list[int]:
+    """The vectors of the interrupts and NMIs that these scenarios raise in L1."""
+    found = []
+    for step in (item for scenario in scenarios for item in scenario.items if isinstance(item, Step)):
+        if step.op is Op.RAISE:
+            kind, vector = step.body[:2]
+            if kind in (RaiseKind.NMI_SELF, RaiseKind.NMI_CPU):
+                found.append(2)
+            elif kind != RaiseKind.INIT_SELF:
+                found.append(vector)
+    return list(dict.fromkeys(found))
 
 
 Told = Iterator[tuple[str, Record]]
@@ -134,6 +160,71 @@ def record_lies(record: Record, exit: Exit | None, seen: Iterable[bytes] = ()) -
                 for what, altered in record_lies(part, None, seen):
                     body = b"".join(map(encode_record, [*inner[:at], altered, *inner[at + 1 :]]))
                     yield f"CPU 1: {what}", replace(record, body=body)
+
+
+def fine_lies(record: Record, exit: Exit | None, raised: Sequence[int]) -> Told:
+    """The lies about parts of one record."""
+    match record.op:
+        case Op.MEM_READ:
+            for start, end in _words(record.body):
+                wrong = bytes(byte ^ 0xFF for byte in record.body[start:end])
+                yield "memory word", replace(record, body=record.body[:start] + wrong + record.body[end:])
+        case Op.VMRUN:
+            yield from _fine_vmrun(record, exit, raised)
+        case Op.CODE:
+            code = decode_code(record)
+            for what, events in _fine_events(code.events, "CODE", raised, Phase.NONE):
+                yield what, replace(record, body=encode_code(replace(code, events=events)))
+        case Op.WINDOW:
+            for what, events in _fine_events(decode_window(record), "WINDOW", raised, Phase.WINDOW):
+                yield what, replace(record, body=encode_window(events))
+        case Op.CPU_JOIN:
+            inner = split_records(record.body)
+            for at, part in enumerate(inner):
+                for what, altered in fine_lies(part, None, raised):
+                    body = b"".join(map(encode_record, [*inner[:at], altered, *inner[at + 1 :]]))
+                    yield f"CPU 1: {what}", replace(record, body=body)
+
+
+def _words(memory: bytes) -> Iterator[tuple[int, int]]:
+    """Aligned words of 8, 4 and 2 bytes, the most telling ones of each: those that hold something, then the last."""
+    for width in (8, 4, 2):
+        starts = list(range(0, len(memory), width)) if width < len(memory) else []
+        starts.sort(key=lambda at: (len(set(memory[at : at + width])) == 1, -at))
+        yield from ((at, at + width) for at in starts[:WORDS_MAX])
+
+
+def _fine_events(
+    events: list[Fault], name: str, raised: Sequence[int], phase: Phase
+) -> Iterator[tuple[str, list[Fault]]]:
+    """L1 took what was raised once more; or something elsewhere, with an error code, or in another order."""
+    for vector in raised:
+        yield f"{name} event added", [*events, replace(_NMI, vector=vector, phase=phase)]
+    for at, event in enumerate(events):
+        for rip in (0, ALL_ONES):
+            yield f"{name} event's RIP", [*events[:at], replace(event, rip=rip), *events[at + 1 :]]
+        error = None if event.error is not None else 0
+        yield f"{name} event's error code", [*events[:at], replace(event, error=error), *events[at + 1 :]]
+    yield f"{name} events' order", events[::-1]
+
+
+def _fine_vmrun(record: Record, exit: Exit | None, raised: Sequence[int]) -> Told:
+    answer = decode_vmrun(record)
+    if not answer.result & VmrunResult.FAULTED:
+        for what, events in _fine_events(answer.events, "VMRUN", raised, Phase.AFTER_STGI):
+            yield what, replace(record, body=encode_vmrun(replace(answer, events=events)))
+    if exit is None:
+        return
+    for name in VMCB_PARTS:
+        item, altered = field(name), Vmcb(exit.vmcb.data)
+        altered[name] ^= item.max
+        differences = [*answer.differences, (item.offset, bytes(altered.data[item.offset : item.end]))]
+        yield f"VMCB {name}", replace(record, body=encode_vmrun(replace(answer, differences=differences)))
+    for bits in EVENT_PARTS:
+        item = field("exitintinfo")
+        data = (exit.vmcb["exitintinfo"] ^ bits).to_bytes(8, "little")
+        told = replace(answer, differences=[*answer.differences, (item.offset, data)])
+        yield "VMCB exitintinfo", replace(record, body=encode_vmrun(told))
 
 
 def _memory(record: Record, seen: Iterable[bytes]) -> Told:
@@ -206,6 +297,8 @@ def _events(events: list[Fault], name: str) -> Iterator[tuple[str, list[Fault]]]
         yield f"{name} event added", [*events, event]
     yield f"{name} event added", [*events, _NMI]
     yield f"{name} event added", [*events, replace(_GP, phase=Phase.GIF_PROBE)]
+    for phase in (Phase.BEFORE_VMRUN, Phase.GIF_PROBE):
+        yield f"{name} event added", [*events, replace(_NMI, vector=0x61, phase=phase)]
 
 
 def _vmrun(record: Record, exit: Exit | None) -> Told:

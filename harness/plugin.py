@@ -40,7 +40,7 @@ from harness.targets import file_name
 from harness.targets import names as target_names
 from harness.verdict import DEVIATES
 from harness.version import VERSION
-from harness.worker import ROOT, Settings, SetupError, Worker, check_setup
+from harness.worker import ROOT, Settings, SetupError, Worker, check_setup, release
 
 WORKER = pytest.StashKey[Worker]()
 CONTROL = pytest.StashKey["Control"]()
@@ -100,6 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
             settings = _settings(config)
             target = check_setup(settings)
             baseline = settings.baseline_of(target)
+            release(target)
             if option.nsvm_answers:
                 replay.begin(Path(option.nsvm_answers))
             config.stash[CONTROL] = Control(config, baseline)

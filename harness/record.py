@@ -164,13 +164,16 @@ class CodeLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What a reader needs to believe a verdict."""
+    """What a reader needs to believe a verdict. `log` is the target's and the console's, `l0_log` what L0 itself said
+    and did meanwhile, gathered by another way than the guest's.
+    """
 
     title: str = ""
     rows: Sequence[Row] = ()
     code: Sequence[CodeLine] = ()
     frames: Sequence[str] = ()
     log: str = ""
+    l0_log: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -585,6 +588,7 @@ def _evidence(s: _Source) -> Evidence:
         ),
         frames=s.texts("frames"),
         log=s.text("log"),
+        l0_log=s.text("l0_log"),
     )
 
 

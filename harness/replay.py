@@ -135,8 +135,13 @@ class ReplaySession(Session):
         self._replayed = Boot(1, cast(Link, None), hello)
         self._calls = calls
         self._lost_at = lost_at  # the call at which the target is pretended to be lost
-        self.asked = 0
+        self.scenarios: list[Scenario] = []  # what was asked
         self.boots = 1
+
+    @property
+    def asked(self) -> int:
+        """How many answers were asked for."""
+        return len(self.scenarios)
 
     @property
     def deadline_s(self) -> float:
@@ -156,7 +161,7 @@ class ReplaySession(Session):
     def run(self, scenario: Scenario, deadline_s: float | None = None) -> list[Record]:
         """The next recorded answer. Raises OutOfAnswers behind the last one."""
         at = self.asked
-        self.asked += 1
+        self.scenarios.append(scenario)
         if at == self._lost_at:
             raise TargetLost("CRASH", "crash", "the target ended (a lie)")
         if at >= len(self._calls):

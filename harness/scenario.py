@@ -1,7 +1,8 @@
 """A scenario: memory, VMCBs and steps, as data that can be stored, hashed and run on any target.
 
-A page of memory is kept whole and becomes compact only when it is compiled for a boot: as a copy of a template page
-that the boot already holds and the bytes that differ from it.
+A page of memory is kept whole and becomes compact only when it is compiled for a boot: as a copy of a template that
+the boot already holds and the bytes that differ from it. What a test writes in bulk (descriptor tables, handlers) is
+its own template, so it goes over the line once a boot.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from harness.steps import Op, Step
 
 PAGE = 4096
 _JOIN_BYTES = 16  # two differing runs closer than this are cheaper as one MEM_WRITE
+_BULK_BYTES = 128  # from here on a copy of a template is worth its step
+_PERIODS = (2, 4, 8, 16)
+_ALIGN = 64  # of templates
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of memory. `like` names the template that it differs little from, if any."""
+    """A page of memory or less. `like`, as long as it, is the template that it differs little from, if any."""
 
     addr: int
     data: bytes
@@ -62,22 +66,25 @@ class Scenario:
 
 
 class Templates:
-    """Pages that one boot of the executor holds already, by content."""
+    """Pieces of memory that one boot of the executor holds already, by content. Where there is no room left, it
+    forgets them all and begins anew: steps are done in order, so copies that were compiled before find the old ones.
+    """
 
     def __init__(self) -> None:
-        self._slots: dict[bytes, int] = {}
-        self._limit = places.TEMPLATES_SIZE // PAGE
+        self._places: dict[bytes, int] = {}
+        self._next = places.TEMPLATES
 
-    def place(self, page: bytes) -> tuple[int | None, list[Step]]:
-        """Where the page lies, and the steps that put it there if it is not there yet. None where there is no slot
-        left."""
-        if page in self._slots:
-            return self._slots[page], []
-        if len(self._slots) >= self._limit:
-            return None, []
-        addr = places.TEMPLATES + PAGE * len(self._slots)
-        self._slots[page] = addr
-        return addr, plain_page(addr, page)
+    def place(self, data: bytes) -> tuple[int, list[Step]]:
+        """Where it lies, and the steps that put it there if it is not there yet."""
+        if data in self._places:
+            return self._places[data], []
+        if self._next + len(data) > places.TEMPLATES + places.TEMPLATES_SIZE:
+            self._places.clear()
+            self._next = places.TEMPLATES
+        addr = self._next
+        self._next += -(-len(data) // _ALIGN) * _ALIGN
+        self._places[data] = addr
+        return addr, plain_page(addr, data)
 
 
 def compile_items(items: Sequence[Item], templates: Templates) -> list[Step]:
@@ -87,20 +94,46 @@ def compile_items(items: Sequence[Item], templates: Templates) -> list[Step]:
         if isinstance(item, Step):
             compiled.append(item)
             continue
-        base, uploads = templates.place(item.like) if item.like else (None, [])
-        compiled += uploads
-        if base is None or item.like is None:
+        if item.like is None:
             compiled += plain_page(item.addr, item.data)
         else:
-            compiled.append(steps.mem_copy(item.addr, base, PAGE))
+            base, uploads = templates.place(item.like)
+            compiled += uploads
+            compiled.append(steps.mem_copy(item.addr, base, len(item.data)))
             compiled += write_differences(item.addr, item.like, item.data)
     return compiled
 
 
+def memory(addr: int, data: bytes) -> list[Item]:
+    """Memory to be written, in pieces that a boot needs to be told once only."""
+    if len(data) < _BULK_BYTES:
+        return list(steps.mem_write(addr, data))
+    if data.count(data[0]) == len(data):
+        return [steps.mem_fill(addr, len(data), data[0])]
+    pieces = [(addr + at, data[at : at + PAGE]) for at in range(0, len(data), PAGE)]
+    return [Page(place, piece, piece) for place, piece in pieces]
+
+
 def plain_page(addr: int, data: bytes) -> list[Step]:
-    """A page written from nothing: its commonest byte as a fill, then the rest."""
+    """A page written from nothing: what repeats itself by copying it, else its commonest byte as a fill, then the
+    rest.
+    """
+    for period in _PERIODS:
+        if len(data) > _BULK_BYTES and data[period:] == data[:-period] and len(set(data[:period])) > 1:
+            return _repeated(addr, data, period)
     filler = max(set(data), key=data.count)
     return [steps.mem_fill(addr, len(data), filler), *write_differences(addr, bytes([filler]) * len(data), data)]
+
+
+def _repeated(addr: int, data: bytes, period: int) -> list[Step]:
+    """The first `period` bytes, and copies that double what is there."""
+    written = steps.mem_write(addr, data[:period])
+    done = period
+    while done < len(data):
+        size = min(done, len(data) - done)
+        written.append(steps.mem_copy(addr + done, addr, size))
+        done += size
+    return written
 
 
 def write_differences(addr: int, old: bytes, new: bytes) -> list[Step]:

@@ -49,7 +49,7 @@ SHOWN_MAX = 40
 
 @dataclass(frozen=True)
 class Job:
-    """One test to be tried. `until` is an assert that has to fail."""
+    """One test to be tried. `until` is an assert that has to fail, `if_reached` if only the test comes by it at all."""
 
     number: int
     item: pytest.Function
@@ -57,6 +57,7 @@ class Job:
     survive: bool
     full: bool
     until: Assert | None = None
+    if_reached: bool = False
 
 
 @dataclass
@@ -169,24 +170,29 @@ class Trials:
         called = {(name.partition("::")[0], function) for name, those in may_call.items() for function in those}
         found = asserts_of(self._root, (name.partition("::")[0] for name in may_call))
         report.asserts = [one for one in found if (one.path, one.function) in called]
-        jobs = []
-        for one in _unshown(report.asserts, report.places):
-            fits = [r for r in recordings if r.test.startswith(one.path) and one.function in may_call[r.test]]
-            fits = fits[:: max(1, -(-len(fits) // TRIES_MAX))]
-            jobs += [self._job(0, recorded, False, one) for recorded in fits]
-        reached = set()
-        for finding in self._map(jobs):
-            report.count(finding)
-            reached.add(finding.reached)
+        reached: set[Assert | None] = set()
+        for rest in (False, True):  # some tests of each; then, where these do not come by it, all that do
+            jobs = []
+            for one in _unshown(report.asserts, report.places):
+                fits = [r for r in recordings if r.test.startswith(one.path) and one.function in may_call[r.test]]
+                if not rest:
+                    fits = fits[:: max(1, -(-len(fits) // TRIES_MAX))]
+                if one not in reached:
+                    jobs += [self._job(0, recorded, False, one, rest) for recorded in fits]
+            for finding in self._map(jobs):
+                report.count(finding)
+                reached.add(finding.reached)
         left = _unshown(report.asserts, report.places)
         report.idle = [one for one in left if one in reached]
         report.unreached = [one for one in left if one not in reached]
 
-    def _job(self, number: int, recorded: Recorded, full: bool, until: Assert | None = None) -> Job:
+    def _job(
+        self, number: int, recorded: Recorded, full: bool, until: Assert | None = None, if_reached: bool = False
+    ) -> Job:
         item = self._items[recorded.test]
         names = [str(name) for mark in item.iter_markers("clause") for name in mark.args]
         survive = any(name in self._clauses and self._clauses[name].class_ == "survive" for name in names[:1])
-        return Job(number, item, recorded, survive, full, until)
+        return Job(number, item, recorded, survive, full, until, if_reached)
 
     def _map(self, jobs: list[Job]) -> Iterable[Finding]:
         global _jobs, _context
@@ -206,7 +212,7 @@ def _try(number: int) -> Finding:
     job = _jobs[number]
     assembler, root = _context
     trial = Trial(job.item, job.recorded, assembler, root)
-    return trial.run(survive=job.survive, number=job.number, full=job.full, until=job.until)
+    return trial.run(survive=job.survive, number=job.number, full=job.full, until=job.until, if_reached=job.if_reached)
 
 
 def _unshown(asserts: Iterable[Assert], places: Iterable[Place]) -> list[Assert]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import signal
 import sys
 from collections import Counter
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from harness.asserts import Assert
 from harness.exit import Exit
 from harness.expect import take_mismatches
 from harness.hello import Hello
-from harness.lies import UNIVERSAL_LIES, Lie, lies_of
+from harness.lies import UNIVERSAL_LIES, Lie, lies_of, raised_by
 from harness.replay import AnswersError, Calls, OutOfAnswers, Recorded, ReplayL1, ReplaySession
 from harness.session import TargetLost
 
@@ -83,18 +84,29 @@ class Trial:
         self._suites = str(root / "suites")
         self._root = root
         self._exits: dict[int, Exit] = {}
+        self._raised: list[int] = []  # vectors of the interrupts that the test raises in L1
         self._honest = Outcome("passes")
         function = getattr(item.obj, "__func__", item.obj)
         self._code = function.__code__
+        self._best = NOTICES if _asserts(self._code) else BY_HELPER
         parameters = dict(item.callspec.params) if hasattr(item, "callspec") else {}
         self._arguments = {name: parameters[name] for name in item._fixtureinfo.argnames if name in parameters}
         self._strange = [n for n in item._fixtureinfo.argnames if n not in parameters and n != "l1"]
 
-    def run(self, *, survive: bool, number: int = 0, full: bool = False, until: Assert | None = None) -> Finding:
+    def run(
+        self,
+        *,
+        survive: bool,
+        number: int = 0,
+        full: bool = False,
+        until: Assert | None = None,
+        if_reached: bool = False,
+    ) -> Finding:
         """Stops at the first lie that the test notices; with `full` it tells all, with `until` it goes on to a place.
 
-        `survive` says that the test's clause asks for no more than that the machine goes on. `number` counts the
-        tests, so that a quick run tells each of them another of the universal checks' lies.
+        With `if_reached` nothing is told to a test whose honest replay does not come by that place. `survive` says that
+        the test's clause asks for no more than that the machine goes on. `number` counts the tests, so that a quick run
+        tells each of them another of the universal checks' lies.
         """
         finding = Finding(self._recorded.test, self._recorded.target, SKIPPED, self._recorded.news)
         if self._recorded.verdict == "SKIP":
@@ -112,9 +124,13 @@ class Trial:
             return finding
         if until is not None and self._reaches(until, hello, calls):
             finding.reached = until
+        elif if_reached:
+            return finding
         finding.state = NOTHING
         told: Counter[str] = Counter()
-        for lie in lies_of(calls, self._exits):
+        for lie in lies_of(calls, self._exits, self._raised):
+            if lie.fine and until is None and not full and finding.state != NOTHING:
+                break
             told[lie.what] += 1
             if full and (told[lie.what] > TELLINGS_MAX or lie.what in finding.noticed & finding.by_universal):
                 continue
@@ -123,7 +139,7 @@ class Trial:
                 finding.state = NOTICES if outcome.own else BY_HELPER
             if until is not None and outcome.place and until.holds(*outcome.place):
                 break
-            if until is None and not full and finding.state == NOTICES:
+            if until is None and not full and finding.state == self._best:
                 break
         if finding.state == NOTHING and survive and self._notices_loss(finding, hello, calls):
             finding.state = SURVIVES
@@ -226,6 +242,7 @@ class Trial:
             what, reason = "broke", f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if on_exit is not None:
             self._asked = session.asked
+            self._raised = raised_by(session.scenarios)
         return Outcome(what, reason, place, own, frozenset(l1.universal))
 
     def _where(self, error: AssertionError) -> tuple[Place | None, bool]:
@@ -238,6 +255,11 @@ class Trial:
             return None, False
         path = str(Path(code.co_filename).relative_to(self._root))
         return (path, trace.tb_lineno), code is self._code
+
+
+def _asserts(code: CodeType) -> bool:
+    """Whether there is an assert in it; pytest rewrites those of the suites."""
+    return "AssertionError" in code.co_names or any(op.opname == "LOAD_ASSERTION_ERROR" for op in dis.Bytecode(code))
 
 
 @contextmanager

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from harness.exit import INVALID_LOW, Exit
+from harness.exit import INVALID_LOW, Exit, fault_text
 from harness.expect import Match, Row, hexadecimal
-from harness.steps import VmrunResult
+from harness.steps import Fault, Phase, VmrunResult
 from harness.svm import Cpuid
 from harness.svm.events import EVENT_VALID, describe_event
 from harness.svm.exit_writes import forbidden_changes
@@ -18,7 +18,7 @@ from harness.svm.exits import describe_exitcode as say_exitcode
 from harness.svm.fields import SAVE_AREA, VMLOAD_RANGES
 from harness.svm.vmcb import diff
 
-# Host state that #VMEXIT reloads (APM2 15.6). CR2, DR0 to DR3 and DR6 are shared with L2 and not reloaded.
+# Host state that #VMEXIT reloads (APM2 15.6). Whether CR2 and DR6 are L2's or L1's then is left open, see _cr2_and_dr6.
 RELOADED = (
     "CS", "SS", "DS", "ES", "GDTR.base", "GDTR.limit", "IDTR.base", "IDTR.limit",
     "CR0", "CR3", "CR4", "EFER", "RFLAGS", "RSP", "RAX",
@@ -32,6 +32,12 @@ SHARED = (
 )  # fmt: skip
 _RFLAGS_IGNORED = 1 << 16 | 1 << 8  # RF, and TF: a host that single-steps has it cleared by the #DB it takes
 _DR7_OFF = 0x400
+_DEBUGCTL = "MSR_000001D9"
+_DR6_CAUSES = 0xE00F  # BT, BS, BD, B3 to B0; the rest is fixed, or belongs to newer features
+_DB, _NMI, _FIRST_INTERRUPT = 1, 2, 32
+_TF, _BS = 1 << 8, 1 << 14
+_WRMSR = b"\x0f\x30"
+_APIC_BASE = (0xFEE0_0000).to_bytes(4, "little")
 # L2 code with one of these may change shared state: WRMSR, SWAPGS, MOV to DR or CR8, XSETBV, loads of FS, GS, LDTR,
 # TR,
 # WRFSBASE and WRGSBASE, VMLOAD, far calls and returns.
@@ -91,16 +97,89 @@ def _host_state(exit: Exit, context: Context) -> Iterator[Row]:
 
 def _gif(exit: Exit, _context: Context) -> Iterator[Row]:
     result = exit.answer.result
-    if not result & VmrunResult.PROBED or result & VmrunResult.PROBE_LOST:
+    if result & VmrunResult.PROBED and not result & VmrunResult.PROBE_LOST:
+        taken = bool(result & VmrunResult.GIF_WAS_SET)
+        yield Row(
+            "GIF after #VMEXIT",
+            "0",
+            "1" if taken else "0",
+            "an interrupt was taken before STGI" if taken else "",
+            not taken,
+        )
+    for event in exit.events:
+        if event.phase in (Phase.VMRUN, Phase.GIF_PROBE) and _masked_by_gif(event):
+            yield Row("taken between #VMEXIT and STGI", "no interrupt, no NMI", fault_text(event), "", False)
+
+
+def _probe(exit: Exit, context: Context) -> Iterator[Row]:
+    if not context.cpuid.has("APIC") or any(
+        event.phase is Phase.BEFORE_VMRUN and not _masked_by_gif(event) for event in exit.events
+    ):
+        return  # there is nothing to send it with; or VMLOAD faulted, and VMRUN was not made
+    result = exit.answer.result
+    if not result & VmrunResult.PROBED:
+        got = "it was never sent"
+    elif not result & VmrunResult.PROBE_LOST:
+        got = ""
+    elif _WRMSR in context.guest_code or _APIC_BASE in context.guest_code:
+        return  # L2 may have switched L1's APIC off
+    else:
+        got = "neither in the IRR nor taken"
+    yield Row("the IPI that L1 sends itself with GIF=0", "in the IRR", got or "in the IRR", "", not got)
+
+
+def _clgi(exit: Exit, context: Context) -> Iterator[Row]:
+    if not context.clgi:
         return
-    taken = bool(result & VmrunResult.GIF_WAS_SET)
-    yield Row(
-        "GIF after #VMEXIT",
-        "0",
-        "1" if taken else "0",
-        "an interrupt was taken before STGI" if taken else "",
-        not taken,
-    )
+    early = [event for event in exit.events if event.phase is Phase.BEFORE_VMRUN and event.vector >= _FIRST_INTERRUPT]
+    got = ", ".join(fault_text(event) for event in early) or "no interrupt"
+    yield Row("taken between CLGI and VMRUN", "no interrupt", got, "", not early)
+
+
+def _exceptions(exit: Exit, _context: Context) -> Iterator[Row]:
+    bad = [event for event in exit.events if _is_stray_exception(event)]
+    got = ", ".join(fault_text(event) for event in bad) or "no exception"
+    yield Row("taken by L1 after #VMEXIT", "no exception", got, "", not bad)
+
+
+def _is_stray_exception(event: Fault) -> bool:
+    if event.vector >= _FIRST_INTERRUPT or event.vector == _NMI:
+        return False
+    if event.vector == _DB:
+        # L1's own TF traps once behind VMRUN; and once L1 has its DR7 back, its breakpoints are its own affair.
+        stepped = event.dr6 & _BS and event.rflags & _TF
+        return event.phase is Phase.VMRUN and not stepped
+    return event.phase in (Phase.VMRUN, Phase.GIF_PROBE, Phase.AFTER_STGI)
+
+
+def _masked_by_gif(event: Fault) -> bool:
+    return event.vector >= _FIRST_INTERRUPT or event.vector == _NMI
+
+
+def _cr2_and_dr6(exit: Exit, context: Context) -> Iterator[Row]:
+    if _invalid(exit):
+        return
+    changed_by_guest = _CHANGES_SHARED.search(context.guest_code) is not None
+    for name, mask in (("CR2", (1 << 64) - 1), ("DR6", _DR6_CAUSES)):
+        if name == "DR6" and changed_by_guest:
+            continue  # of a #DB that exits, the VMCB alone may have the cause, and L1 what L2 wrote before
+        before, after = exit.host_changes.get(name, (0, 0))
+        field = name.lower()
+        legal = {before & mask, exit.before[field] & mask, exit.vmcb[field] & mask}
+        ok = before == after or after & mask in legal
+        say = "L1's own or L2's" if ok else "any of " + ", ".join(hexadecimal(value, 16) for value in sorted(legal))
+        yield Row(f"L1's {name}", say, hexadecimal(after, 16) if not ok else say, "", ok)
+
+
+def _debugctl(exit: Exit, context: Context) -> Iterator[Row]:
+    before, after = exit.host_changes.get(_DEBUGCTL, (0, 0))
+    if context.cpuid.has("LbrVirt") and exit.before["lbr_virt_enable"]:
+        ok = before == after
+    elif _WRMSR in context.guest_code:
+        return
+    else:
+        ok = not after & ~before  # an exception in L2 may clear LBR
+    yield Row("L1's DEBUGCTL", hexadecimal(before, 16), hexadecimal(after, 16), "", ok)
 
 
 def _eventinj(exit: Exit, _context: Context) -> Iterator[Row]:
@@ -176,6 +255,11 @@ def _row(name: str, before: int, after: int, width_bytes: int = 8) -> Row:
 CHECKS: dict[str, Check] = {
     "core.exit.host_state_restored": _host_state,
     "core.exit.gif_clear": _gif,
+    "core.exit.interrupt_held": _probe,
+    "core.exit.clgi_held_until_vmrun": _clgi,
+    "core.exit.no_exception_in_l1": _exceptions,
+    "core.exit.cr2_and_dr6": _cr2_and_dr6,
+    "core.exit.debugctl": _debugctl,
     "core.exit.eventinj_v_clear": _eventinj,
     "core.exit.exitintinfo_consistent": _exitintinfo,
     "core.exit.control_area_untouched": _control_area,

@@ -12,6 +12,7 @@ from harness.asm import Assembler
 from harness.baseline import Baseline
 from harness.clauses import Clause, load_clauses
 from harness.l1 import Tally
+from harness.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
 from harness.session import Session
 from harness.targets import create
@@ -73,14 +74,18 @@ class Worker:
         self.assembler = Assembler(settings.root / ".nsvm" / "cache" / "asm")
         self.tallies: dict[str, Tally] = {}
         self.writer = Writer(settings.out / "run.jsonl")
-        self._workdir = tempfile.TemporaryDirectory(prefix=f"nsvm-{settings.worker}-", ignore_cleanup_errors=True)
+        self._workdir = WorkFolder(settings.worker)
         self._make_target = make_target or self._create
         self._cpus = settings.cpus
         self._boots_before = 0
         self._closed = False
-        self.target = self._make_target(self._cpus)
+        try:
+            self.target = self._make_target(self._cpus)
+            self.baseline = settings.baseline_of(self.target)
+        except TargetError as error:
+            self._workdir.cleanup()
+            raise SetupError(str(error)) from None
         self.session = self._session()
-        self.baseline = settings.baseline_of(self.target)
 
     def use_cpus(self, cpus: int) -> None:
         """Sees to it that the target has that many CPUs: the next boot is another machine where it has not."""
@@ -89,6 +94,7 @@ class Worker:
         self.session.restart(f"a machine with {cpus} CPUs is needed")
         self._boots_before += self.session.boots
         self._cpus = cpus
+        release(self.target)
         self.target = self._make_target(cpus)
         self.session = self._session()
 
@@ -142,6 +148,7 @@ class Worker:
         if self.session.boots:
             self.write_target()
         self.session.close()
+        release(self.target)
         self.writer.close()
         self._workdir.cleanup()
 
@@ -153,7 +160,12 @@ class Worker:
         self.writer.write(event)
 
     def _create(self, cpus: int) -> Target:
-        return create(self.settings.target, self.settings.options(Path(self._workdir.name), cpus))
+        return create(self.settings.target, self.settings.options(self._workdir.path, cpus))
+
+
+def release(target: Target) -> None:
+    """Gives back what a target holds beyond its boots: a host's lease, an outer machine."""
+    getattr(target, "close", target.stop)()
 
 
 def check_setup(settings: Settings) -> Target:
@@ -161,7 +173,8 @@ def check_setup(settings: Settings) -> Target:
     try:
         target = create(settings.target, settings.options(Path(tempfile.gettempdir()), settings.cpus))
         missing = target.missing()
-        target.version()  # asks a host, which may not be there
+        if not missing:
+            target.version()  # asks a host, which may not be there
     except KeyError as error:
         raise SetupError(str(error.args[0])) from None
     except TargetError as error:
@@ -169,6 +182,6 @@ def check_setup(settings: Settings) -> Target:
     if getattr(target, "needs_executor", True) and not (EXECUTOR / "executor.elf").exists():
         raise SetupError(f"the executor is not built: run `make -C {EXECUTOR.parent}` (./nsvm run does)")
     if missing:
-        named = "; ".join(f"{item.what} (package {item.package}: {item.why})" for item in missing)
-        raise SetupError(f"target {settings.target} cannot start here: missing {named}")
+        named = "; ".join(f"{i.what} (package {i.package}: {i.why})" if i.package else i.what for i in missing)
+        raise SetupError(f"target {settings.target} cannot start here: {named}")
     return target

@@ -26,7 +26,7 @@ from harness.summary import (
     Summary,
     events_of,
 )
-from reports.text import block, line
+from reports.text import block, ends, line
 
 EVIDENCE_BUDGET_BYTES = 1_600_000
 FULL_EVIDENCE_PER_NEW = 3
@@ -35,6 +35,7 @@ CODE_MAX = 64
 FRAMES_MAX = 16
 EVIDENCES_MAX = 8
 EVENTS_MAX = 200
+L0_LOG_MAX = 7600
 TESTS_LISTED_MAX = 400
 COMMANDS_MAX = 12
 _PARAMETERS = re.compile(r"\[[^']*\]'$")
@@ -165,7 +166,7 @@ class _Budget:
 
 
 def _bounded(evidence: Evidence) -> Evidence:
-    """Rows that differ first, the code around its mark, the last frames, the end of the log."""
+    """Rows that differ first, the code around its mark, the last frames, the end of the log, both ends of L0's."""
     rows = sorted(evidence.rows, key=lambda r: r.ok)
     code = list(evidence.code)
     if len(code) > CODE_MAX:
@@ -178,6 +179,7 @@ def _bounded(evidence: Evidence) -> Evidence:
         code=tuple(code),
         frames=tuple(line(f, 240) for f in evidence.frames[-FRAMES_MAX:]),
         log=block(evidence.log),
+        l0_log=ends(evidence.l0_log, L0_LOG_MAX),
     )
 
 
@@ -185,7 +187,7 @@ def _size(evidence: Evidence) -> int:
     """About how many bytes of HTML it takes."""
     rows = sum(160 + sum(min(len(t), 400) for t in (r.name, r.expected, r.got, r.meaning)) for r in evidence.rows)
     code = sum(110 + min(len(c.text), 200) + min(len(c.bytes), 60) for c in evidence.code)
-    return 400 + rows + code + sum(len(f) + 8 for f in evidence.frames) + len(evidence.log)
+    return 400 + rows + code + sum(len(f) + 8 for f in evidence.frames) + len(evidence.log) + len(evidence.l0_log)
 
 
 def _deviations(summary: Summary, budget: _Budget) -> list[ShownDeviation]:
@@ -329,7 +331,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(line=line, block=block, reference=reference, listed=listed, top_reasons=top_reasons)
+    env.filters.update(line=line, block=block, ends=ends, reference=reference, listed=listed, top_reasons=top_reasons)
     env.globals.update(anchor=anchor, split_param=split_param)
     return env
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from datetime import datetime
 
 from harness.summary import Machine, Outcome, Summary, TargetSummary
-from reports.text import block, line, visible
+from reports.text import block, ends, line, visible
 
 _REASON_MAX = 600
 _BODY_MAX = 20_000
@@ -142,6 +142,8 @@ def _body(outcome: Outcome) -> str:
         out += [f"  {line(frame)}" for frame in evidence.frames[-12:]]
         if evidence.log:
             out.append(block(evidence.log, 4000))
+        if evidence.l0_log:
+            out += ["L0:", ends(evidence.l0_log, 4000)]
     if outcome.result.rerun:
         out += ["", f"again: {line(outcome.result.rerun)}"]
     text = visible("\n".join(out), keep="\n\t")

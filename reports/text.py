@@ -44,3 +44,13 @@ def block(text: str, limit: int = 6000) -> str:
     if len(text) > limit:
         text = REPLACEMENT_NOTE.format(len(text) - limit) + "\n" + text[-limit:]
     return visible(text, keep="\n\t")
+
+
+def ends(text: str, limit: int = 8000) -> str:
+    """Lines, of at most about `limit` characters: the beginning, where a cause is named, and the end of a long text."""
+    text = text.replace("\r\n", "\n").strip("\n")
+    if len(text) > limit:
+        head = limit * 2 // 5
+        left_out = REPLACEMENT_NOTE.format(len(text) - limit)
+        text = f"{text[:head]}\n{left_out}\n{text[len(text) - (limit - head) :]}"
+    return visible(text, keep="\n\t")

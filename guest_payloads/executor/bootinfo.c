@@ -3,6 +3,7 @@
 
 #define PARK_BASE 0x400000ull           /* where a badly placed module goes: [4 MiB, 8 MiB) */
 #define PARK_SIZE 0x400000ull
+#define COMMAND_LINE_MAX 4096
 
 u32 boot_kind, boot_information, boot_extra;
 struct boot_info boot;
@@ -20,28 +21,47 @@ static u32 read32(const u8 *at)
     return value;
 }
 
-/* The only option: uart=0x2f8. */
+/* Where the value of an option begins, or 0. Whatever stands before the option, stands there in vain. */
+static const char *option(const char *text, const char *name)
+{
+    for (u32 i = 0; i < COMMAND_LINE_MAX && text[i]; i++) {
+        u32 length = 0;
+        while (name[length] && text[i + length] == name[length])
+            length++;
+        if (!name[length])
+            return text + i + length;
+    }
+    return 0;
+}
+
+static void read_uart_port(const char *text)
+{
+    u32 port = 0;
+    if (text[0] == '0' && (text[1] | 0x20) == 'x')
+        text += 2;
+    for (u32 digits = 0; digits < 4; digits++, text++) {
+        char c = *text | 0x20;
+        if (*text >= '0' && *text <= '9')
+            port = port * 16 + (u32)(*text - '0');
+        else if (c >= 'a' && c <= 'f')
+            port = port * 16 + (u32)(c - 'a' + 10);
+        else
+            break;
+    }
+    if (port >= 0x100 && port <= 0xFFF8)
+        boot.uart_port = (u16)port;
+}
+
+/* uart=0x2f8, console=e9, console=block. */
 static void read_command_line(const char *text)
 {
-    for (u32 i = 0; i < 4096 && text[i]; i++) {
-        if (text[i] != 'u' || text[i + 1] != 'a' || text[i + 2] != 'r' || text[i + 3] != 't' || text[i + 4] != '=')
-            continue;
-        u32 at = i + 5, port = 0;
-        if (text[at] == '0' && (text[at + 1] | 0x20) == 'x')
-            at += 2;
-        for (u32 digits = 0; digits < 4; digits++, at++) {
-            char c = text[at] | 0x20;
-            if (text[at] >= '0' && text[at] <= '9')
-                port = port * 16 + (u32)(text[at] - '0');
-            else if (c >= 'a' && c <= 'f')
-                port = port * 16 + (u32)(c - 'a' + 10);
-            else
-                break;
-        }
-        if (port >= 0x100 && port <= 0xFFF8)
-            boot.uart_port = (u16)port;
-        return;
-    }
+    const char *value = option(text, "uart=");
+    if (value)
+        read_uart_port(value);
+    if (option(text, "console=e9"))
+        boot.console = CONSOLE_E9;
+    else if (option(text, "console=block"))
+        boot.console = CONSOLE_BLOCK;
 }
 
 static void read_multiboot1(const u8 *info)

@@ -1,26 +1,53 @@
-/* The console the harness is at: a UART, or on Xen, where there is none, the PV console. */
+/* The console the harness is at: a UART; on Xen, where there is none, the PV console; or what the command line asks for. */
 #include "executor.h"
 
-static int on_xen;
+#define PORT_E9 0xE9
 
-void console_start(u16 port)
+static u16 kind;
+
+void console_start(void)
 {
-    uart_start(port);
-    on_xen = boot_kind == BOOT_PVH && !uart_is_there() && xen_console_start();
+    kind = boot.console;
+    if (kind == CONSOLE_E9)
+        return;
+    if (kind == CONSOLE_BLOCK && block_console_start())
+        return;
+    uart_start(boot.uart_port);
+    kind = boot_kind == BOOT_PVH && !uart_is_there() && xen_console_start() ? CONSOLE_XEN : CONSOLE_UART;
 }
 
-int console_get(u8 *errors) { return on_xen ? xen_console_get() : uart_get(errors); }
+int console_get(u8 *errors)
+{
+    switch (kind) {
+    case CONSOLE_XEN:
+        return xen_console_get();
+    case CONSOLE_BLOCK:
+        return block_console_get();
+    case CONSOLE_E9:            /* it only prints */
+        return -1;
+    default:
+        return uart_get(errors);
+    }
+}
 
 void console_put(const u8 *bytes, u32 size)
 {
-    if (on_xen)
-        xen_console_put(bytes, size);
-    else
-        uart_put(bytes, size);
+    switch (kind) {
+    case CONSOLE_XEN:
+        return xen_console_put(bytes, size);
+    case CONSOLE_BLOCK:
+        return block_console_put(bytes, size);
+    case CONSOLE_E9:
+        for (u32 i = 0; i < size; i++)
+            out8(PORT_E9, bytes[i]);
+        return;
+    default:
+        return uart_put(bytes, size);
+    }
 }
 
 void console_flush(void)
 {
-    if (!on_xen)
+    if (kind == CONSOLE_UART)
         uart_flush();
 }

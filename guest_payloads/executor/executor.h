@@ -44,6 +44,7 @@ extern u64 long_tables[];
 struct boot_info {
     u64 bundle, bundle_size, rsdp;
     u16 uart_port;
+    u16 console;                /* the one asked for: CONSOLE_... */
     const char *complaint;      /* said in a NOTE once the console is up */
 };
 extern struct boot_info boot;
@@ -186,8 +187,14 @@ int xen_console_start(void);    /* 0 where there is none */
 int xen_console_get(void);
 void xen_console_put(const u8 *bytes, u32 size);
 
+/* block_console.c */
+int block_console_start(void);  /* 0 where there is none */
+int block_console_get(void);
+void block_console_put(const u8 *bytes, u32 size);
+
 /* console.c */
-void console_start(u16 port);
+enum { CONSOLE_UART, CONSOLE_XEN, CONSOLE_BLOCK, CONSOLE_E9 };
+void console_start(void);
 int console_get(u8 *errors);
 void console_put(const u8 *bytes, u32 size);
 void console_flush(void);

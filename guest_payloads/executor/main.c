@@ -9,7 +9,7 @@ void executor_main(void)
     load_descriptors(0);                /* first, so that a fault in what follows can be told */
     crc_start();
     read_boot_info();
-    console_start(boot.uart_port);
+    console_start();
     enable_features();
     apic_start();
     choose_host_items();

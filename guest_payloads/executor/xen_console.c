@@ -12,6 +12,7 @@ struct ring {
 static u8 hypercall_page[4096] NOINIT PAGE_ALIGNED;
 static volatile struct ring *ring;
 static u32 event;
+static u8 was_full;
 
 static u64 hypercall(u32 number, u64 command, void *argument)
 {
@@ -66,19 +67,25 @@ static void notify(void)
 /* The control domain may share our CPU: whenever we would wait, it should run. */
 static void yield(void) { hypercall(SCHED_OP, SCHED_YIELD, 0); }
 
+/* The other side stops when the ring is full, and only then wants to hear that there is room. It must not hear it for every few
+   bytes: xenconsoled takes 30 events in 200 ms, and then lets the guest wait until they are over. */
 int xen_console_get(void)
 {
-    u32 taken = ring->in_taken;
-    if (ring->in_put == taken) {
+    u32 taken = ring->in_taken, here = ring->in_put - taken;
+    if (!here) {
         yield();
         return -1;
     }
+    if (here >= sizeof(ring->in))
+        was_full = 1;
     BARRIER();
     u8 byte = ring->in[taken % sizeof(ring->in)];
     BARRIER();
-    ring->in_taken = ++taken;
-    if (ring->in_put == taken)
-        notify();               /* there is room again */
+    ring->in_taken = taken + 1;
+    if (was_full && here <= sizeof(ring->in) / 2) {
+        was_full = 0;
+        notify();
+    }
     return byte;
 }
 

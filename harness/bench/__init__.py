@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from harness.bench import boot, rates, suite
+from harness.bench import boot, rates, remote, suite
 from harness.bench.figure import Bench, Figure, NotMeasured
 
 Measure = Callable[[Bench], list[Figure]]
@@ -19,6 +19,9 @@ MEASURES: Mapping[str, Measure] = {
     "vmrun": rates.vmrun_loop,
     "suite": suite.workers,
     "slow-line": suite.slow_line,
+    "sim-first": remote.first,
+    "ssh-echo": remote.echo,
+    "sim-suite": remote.whole,
 }
 """In the order in which they run."""
 

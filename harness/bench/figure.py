@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.targets.base import Target
+from harness.targets.base import Target, TargetOptions
 
 
 class NotMeasured(Exception):
@@ -47,6 +47,8 @@ class Bench:
     target: str
     make_target: Callable[..., Target]
     """A target of that name that is not started; takes fields of TargetOptions to replace."""
+    make_options: Callable[[], TargetOptions]
+    """Options for a target made otherwise."""
     workdir: Path
     root: Path
     rounds: int = 5

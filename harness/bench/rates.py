@@ -13,7 +13,7 @@ from harness.frames import bundle_image
 from harness.l1 import L1
 from harness.link import Link
 from harness.scenario import Templates, compile_items
-from harness.session import Session
+from harness.session import Boot, Session
 from harness.steps import Step, encode_list, split_records
 
 GOAL_UART, GOAL_MEMORY, GOAL_BUNDLE = 100.0, 1500.0, 5000.0
@@ -136,6 +136,15 @@ def _one(l1: L1) -> None:
     guest = l1.guest(GUEST, intercept=["cpuid"])
     if not guest.run().matches(rip=guest["start"]):
         raise NotMeasured("the scenario to measure with does not pass here")
+
+
+def scenario_request(bench: Bench, boot: Boot) -> bytes:
+    """That scenario as one request to a boot that has its template."""
+    assembler = Assembler(bench.root / ".nsvm" / "cache" / "asm")
+    l1 = L1(Session(bench.make_target()), assembler, {}, DEADLINE_S)
+    first, again = _compiled(l1, boot.templates, 2)
+    boot.link.run(first, DEADLINE_S)
+    return again
 
 
 def _compiled(l1: L1, templates: Templates, count: int) -> list[bytes]:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.bench import cpu_probe, throttle
+from harness.bench import cpu_probe
 from harness.bench.figure import Bench, Figure, NotMeasured
+from harness.cli.progress import Tail
 from harness.record import FILE_NAME, load
+from harness.targets import file_name
 
 GOAL_S = 60.0
 GOAL_SLOW_LINE_S = 15 * 60.0
 SLOW_BAUD = 115200
-DEADLINE_S = 1800
+DEADLINE_S = 3600
+STOP_S = 30.0
 FINE = (0, 1)  # a new deviation is none of our business here
 
 
@@ -28,11 +33,13 @@ class Ran:
     took_s: float
     harness_cpu_s: float
     tests: int
+    first_verdict_s: float | None = None
+    """From the start of pytest; the record's, so it is a little late."""
 
 
 def workers(bench: Bench) -> list[Figure]:
     """With one worker and with two, and the harness's share of the first."""
-    one, two = _run(bench, 1), _run(bench, 2)
+    one, two = run(bench, 1), run(bench, 2)
     share = 100 * one.harness_cpu_s / one.took_s
     each_ms = 1000 * one.took_s / max(one.tests, 1)
     cpu = f"{one.harness_cpu_s:.1f} s of CPU time in pytest and its worker of {one.took_s:.1f} s, 1 worker"
@@ -52,7 +59,7 @@ def slow_line(bench: Bench) -> list[Figure]:
     """The whole suite at 115200 baud, simulated by throttling the link; two workers."""
     if not bench.slow:
         raise NotMeasured("takes up to 15 minutes; say --slow")
-    ran = _run(bench, 2, "--lane", "serial", "-p", throttle.__name__, environment={throttle.BAUD: str(SLOW_BAUD)})
+    ran = run(bench, 2, "--baud", str(SLOW_BAUD))
     return [
         Figure(
             name=f"the whole suite at {SLOW_BAUD} baud, 2 workers",
@@ -64,33 +71,47 @@ def slow_line(bench: Bench) -> list[Figure]:
     ]
 
 
-def _run(bench: Bench, count: int, *more: str, environment: Mapping[str, str] | None = None) -> Ran:
-    """One pytest over the suites; raises NotMeasured if it does not end as a run does."""
-    out = bench.workdir / f"suite-{count}-{len(more)}"
-    cpu = bench.workdir / f"cpu-{count}-{len(more)}"
-    out.mkdir()
+def run(bench: Bench, count: int, *more: str, target: str | None = None, paths: Sequence[str] | None = None) -> Ran:
+    """One pytest over the suites (or `paths`); raises NotMeasured if it does not end as a run does."""
+    target = target or bench.target
+    out = Path(tempfile.mkdtemp(prefix=f"suite-{file_name(target)}-", dir=bench.workdir))
+    cpu = out / "cpu"
     cpu.mkdir()
-    command = [sys.executable, "-m", "pytest", *bench.suites, "-q", "-p", "no:cacheprovider", "-p", cpu_probe.__name__]
-    command += ["--target", bench.target, "--nsvm-out", str(out), "-n", str(count), *bench.programs, *more]
+    command = [sys.executable, "-m", "pytest", *(paths or bench.suites), "-q", "-p", "no:cacheprovider"]
+    command += ["-p", cpu_probe.__name__, "--target", target, "--nsvm-out", str(out), "-n", str(count)]
     log = out / "pytest.log"
+    tail = Tail(out / FILE_NAME)
+    first_s: float | None = None
     started = time.monotonic()
     with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [*command, *bench.programs, *more],
+            cwd=bench.root,
+            env={**os.environ, cpu_probe.FOLDER: str(cpu)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
-            status = subprocess.run(
-                command,
-                cwd=bench.root,
-                env={**os.environ, cpu_probe.FOLDER: str(cpu), **(environment or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=DEADLINE_S,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            raise NotMeasured(f"not done after {DEADLINE_S} s") from None
+            while process.poll() is None:
+                if time.monotonic() - started > DEADLINE_S:
+                    raise NotMeasured(f"not done after {DEADLINE_S} s")
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.02 if first_s is None else 0.2)
+                if first_s is None and any(record.get("kind") == "result" for record in tail.poll()):
+                    first_s = time.monotonic() - started
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_S)
+                process.kill()
+                process.wait()
     took_s = time.monotonic() - started
-    if status not in FINE:
-        raise NotMeasured(f"pytest ended with status {status}: {_last_line(log)}")
-    return Ran(took_s, sum(float(path.read_text()) for path in cpu.iterdir()), len(load(out / FILE_NAME).results))
+    if process.returncode not in FINE:
+        raise NotMeasured(f"pytest ended with status {process.returncode}: {_last_line(log)}")
+    spent_s = sum(float(path.read_text()) for path in cpu.iterdir())
+    return Ran(took_s, spent_s, len(load(out / FILE_NAME).results), first_s)
 
 
 def _last_line(log: Path) -> str:

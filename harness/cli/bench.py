@@ -7,14 +7,13 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from harness.cli import machine
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_HARNESS, EXIT_OK, UserError, say
+from harness.leftovers import WorkFolder
 from harness.version import VERSION
 
 
@@ -26,8 +25,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         help="measure the harness: boots, scenarios a second, the whole suite",
         description="Measures in one run: boot to hello against a trivial image, scenarios a second by each way "
         "of feeding, the machine's raw "
-        "VMRUN rate, the whole suite with one and two workers and the harness's share of it, and with --slow the "
-        "suite at 115200 baud. "
+        "VMRUN rate, the whole suite with one and two workers and the harness's share of it, simulated hosts where "
+        "they are built, and with --slow the suite at 115200 baud and on a simulated host. "
         "Prints each figure with its goal, reached or not. Exit status 0 when all was measured, reached or not; 3 "
         "if a measure failed.",
     )
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from harness import bench
     from harness.link import LinkError
     from harness.session import TargetLost
-    from harness.targets.base import Target, TargetError
+    from harness.targets.base import Target, TargetError, TargetOptions
 
     if "list" in args.only:
         print("\n".join(bench.MEASURES))
@@ -67,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: measure for name, measure in bench.MEASURES.items() if not args.only or name in args.only}
     failed = 0
     told: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="nsvm-bench-") as folder:
-        workdir = Path(folder)
+    with WorkFolder("bench") as workdir:
         targets = 0
 
         def make_target(**more: object) -> Target:
@@ -77,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
             own = workdir / f"target-{targets}"
             own.mkdir()
             return machine.make_target(args.target, own, programs, **more)
+
+        def make_options() -> TargetOptions:
+            return machine.target_options(workdir, programs)
 
         version = make_target().version()
         given = [
@@ -88,10 +89,11 @@ def run(args: argparse.Namespace) -> int:
         context = bench.Bench(
             args.target,
             make_target,
+            make_options,
             workdir,
             ROOT,
             rounds=args.rounds,
-            slow=args.slow or "slow-line" in args.only,
+            slow=args.slow or bool(args.only),
             programs=given,
         )
         if not args.json:

@@ -41,7 +41,21 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from harness.cli import bench, bless, caps, clauses, compare, doctor, new, render, run, selftest, sensitivity, targets
+    from harness.cli import (
+        bench,
+        bless,
+        caps,
+        clauses,
+        compare,
+        doctor,
+        flaky,
+        new,
+        render,
+        run,
+        selftest,
+        sensitivity,
+        targets,
+    )
 
     parser = Parser(
         prog="nsvm",
@@ -60,7 +74,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (run, render, compare, bless, clauses, targets, caps, new, doctor, bench, sensitivity, selftest):
+    for module in (
+        run,
+        flaky,
+        render,
+        compare,
+        bless,
+        clauses,
+        targets,
+        caps,
+        new,
+        doctor,
+        bench,
+        sensitivity,
+        selftest,
+    ):
         module.add(subparsers, common)
     for subparser in subparsers.choices.values():
         subparser.allow_abbrev = False

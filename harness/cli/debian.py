@@ -48,6 +48,11 @@ TEST_TOOLS = (
     (("clang",), Need("clang", "clang", "the second compiler that the executor must build with")),
     (("grub-mkrescue",), Need("grub-mkrescue", "grub-common grub-pc-bin", "boots the executor by multiboot2")),
     (("xorriso",), Need("xorriso", "xorriso", "makes the CD image that GRUB boots from")),
+    (
+        ("/usr/sbin/sshd",),
+        Need("sshd", "openssh-server", "a real SSH server on loopback, to which hosts are simulated"),
+    ),
+    (("ssh-keygen",), Need("ssh-keygen", "openssh-client", "makes the keys of that server")),
     (("mformat",), Need("mformat", "mtools", "makes the CD image that GRUB boots from")),
 )
 

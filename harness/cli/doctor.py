@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -10,24 +11,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from harness.cli import machine
 from harness.cli.command import ROOT, STATE
-from harness.cli.console import EXIT_OK, EXIT_USAGE
+from harness.cli.console import EXIT_OK, EXIT_USAGE, UserError
 from harness.cli.debian import Need, install_command, missing_build_tools, packages_of
+from harness.hosts.finding import Finding
 
 VERSION_DEADLINE_S = 10
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the answer."""
-
-    ok: bool | None
-    """None: absent, and nothing here needs it."""
-    what: str
-    detail: str
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -38,8 +29,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         help="say what is here and what each missing thing would unlock",
         description="Looks at this machine and installs nothing. Exit status 0 if `nsvm run` can run on its "
         "default target as it is, "
-        "2 if something for that is missing.",
+        "2 if something for that is missing. With --target, looks at a host instead, changes nothing there, and boots "
+        "the executor there to see what L1 is offered.",
     )
+    parser.add_argument(
+        "--target", metavar="NAME", help="a host to look at: host:NAME, ssh://USER@HOST?l0=kvm, sim:NAME"
+    )
+    parser.add_argument("--no-boot", action="store_true", help="with --target: start no guest there")
+    parser.add_argument("--json", action="store_true", help="as JSON")
     machine.program_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -47,6 +44,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 def run(args: argparse.Namespace) -> int:
     """Looks, and tells."""
     programs = machine.programs_of(args)
+    if args.target is not None:
+        if args.target not in machine.known_targets():
+            machine.check_targets([args.target])
+            from harness.cli import doctor_host
+
+            return doctor_host.run(args.target, programs, boot=not args.no_boot, as_json=args.json)
+        raise UserError(f"{args.target} is not a host; ./nsvm doctor says what it needs here")
     build = missing_build_tools()
     findings = [
         Finding(True, "Python", f"{platform.python_version()}, in {os.path.relpath(sys.prefix, ROOT)}"),
@@ -74,15 +78,21 @@ def run(args: argparse.Namespace) -> int:
             findings.append(Finding(True, f"target {name}", target.version()))
     findings.append(_executor())
     findings.append(_installs())
-    for finding in findings:
-        mark = {True: "ok", False: "missing", None: "-"}[finding.ok]
-        print(f"{mark:8} {finding.what:18} {finding.detail}")
     everything = [*build, *needs]
-    if everything:
-        print()
-        print(f"To have all of it: {install_command(packages_of(everything), root=os.geteuid() == 0)}")
+    mend = install_command(packages_of(everything), root=os.geteuid() == 0) if everything else ""
     default = machine.missing_for("qemu-tcg", programs) if "qemu-tcg" in machine.known_targets() else []
-    return EXIT_USAGE if build or default else EXIT_OK
+    ready = not build and not default
+    if args.json:
+        listed = [{"ok": f.ok, "what": f.what, "detail": f.detail, "mend": f.mend} for f in findings]
+        json.dump({"target": None, "ready": ready, "findings": listed, "mend": mend}, sys.stdout, indent=1)
+        print()
+        return EXIT_OK if ready else EXIT_USAGE
+    for finding in findings:
+        print(f"{finding.mark:8} {finding.what:18} {finding.detail}")
+    if mend:
+        print()
+        print(f"To have all of it: {mend}")
+    return EXIT_OK if ready else EXIT_USAGE
 
 
 _TOOLS = (

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import Need, ensure, missing_build_tools
+from harness.leftovers import WorkFolder
 from harness.steps import MalformedAnswer, Record, Step, encode_list, split_records
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ EXECUTOR = ROOT / "guest_payloads" / "executor"
 EXECUTOR_ELF = EXECUTOR / "build" / "executor.elf"
 DISK_IMAGE = EXECUTOR / "build" / "disk.img"
 BUILD_DEADLINE_S = 300
+REMOTE = ("host:", "ssh://")
+"""How the names of targets begin that are reached over SSH and are not the run's own."""
+WORKERS_MAX = 4
 
 
 def known_targets() -> tuple[str, ...]:
@@ -38,11 +41,23 @@ def known_targets() -> tuple[str, ...]:
 
 def check_targets(names: Sequence[str]) -> list[str]:
     """The names, each once; raises UserError for one that is no target."""
-    known = known_targets()
+    from harness import targets
+
     for name in names:
-        if name not in known:
-            raise UserError(f"no target is called {name!r}; there are {', '.join(known)}")
+        if name in known_targets():
+            continue
+        if not targets.is_name(name):
+            raise UserError(f"no target is called {name!r}; there are {', '.join((*known_targets(), *targets.FORMS))}")
+        make_target(name, STATE / "nothing-runs-here", Programs())  # complains
     return list(dict.fromkeys(names))
+
+
+def default_workers(name: str) -> int:
+    """How many workers suit a target: on a host what its description says, else one a core."""
+    if name.startswith(REMOTE):
+        target = make_target(name, STATE / "nothing-runs-here", Programs())
+        return int(getattr(getattr(target, "spec", None), "workers", 1))
+    return max(1, min(len(os.sched_getaffinity(0)), WORKERS_MAX))
 
 
 def check_program(option: str, path: str | None) -> str | None:
@@ -78,16 +93,26 @@ def target_options(workdir: Path, programs: Programs, **more: object) -> TargetO
 
 
 def make_target(name: str, workdir: Path, programs: Programs, **more: object) -> Target:
-    """A target that is not started."""
+    """A target that is not started; raises UserError if what its name says makes no sense."""
     from harness import targets
+    from harness.targets.base import TargetError
 
-    return targets.create(name, target_options(workdir, programs, **more))
+    try:
+        return targets.create(name, target_options(workdir, programs, **more))
+    except (KeyError, ValueError, TargetError) as error:
+        raise UserError(str(error.args[0] if error.args else error)) from None
 
 
 def missing_for(name: str, programs: Programs) -> list[Need]:
-    """What a target lacks on this machine."""
+    """What a target lacks on this machine. Raises UserError for what no package brings, as on a host."""
     target = make_target(name, STATE / "nothing-runs-here", programs)
-    return [Need(missing.what, missing.package, missing.why) for missing in target.missing()]
+    try:
+        missing = target.missing()
+    finally:
+        getattr(target, "close", target.stop)()
+    if lacking := [item.what for item in missing if not item.package]:
+        raise UserError(f"{name} cannot run a guest: {'; '.join(lacking)}")
+    return [Need(item.what, item.package, item.why) for item in missing]
 
 
 def prepare(names: Sequence[str], programs: Programs, *, may_install: bool) -> None:
@@ -154,8 +179,8 @@ def running(name: str, programs: Programs, *, use_lane: bool = True, **more: obj
     from harness.link import Link, LinkError
     from harness.targets.base import TargetError
 
-    with TemporaryDirectory(prefix="nsvm-") as workdir:
-        target = make_target(name, Path(workdir), programs, **more)
+    with WorkFolder("caps") as workdir:
+        target = make_target(name, workdir, programs, **more)
         try:
             started = time.monotonic()
             try:

@@ -24,10 +24,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.set_defaults(run=run)
 
 
+def run_places(text: str) -> tuple[Path, ...]:
+    """Where a person may mean that a run is."""
+    return Path(text), ROOT / text, ROOT / "runs" / text
+
+
 def find_run(text: str) -> Path:
     """The folder of a run: as given, below runs/, or the folder of a record; raises UserError."""
-    given = Path(text)
-    for folder in (given, ROOT / given, ROOT / "runs" / given):
+    for folder in run_places(text):
         if folder.name == FILE_NAME and folder.is_file():
             folder = folder.parent
         if (folder / FILE_NAME).is_file():

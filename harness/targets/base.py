@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ConsoleClosed(Exception):
@@ -82,6 +82,20 @@ class TargetOptions:
     cpu_model: str | None = None
     without: tuple[str, ...] = ()
     """Bits of Fn8000_000A EDX that L1 shall not see (harness/feature_mask.py)."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A target whose L0 can be asked what it said, by another way than the guest's console."""
+
+    def mark_evidence(self, *, trace: bool = False) -> None:
+        """From here on L0's words are the matter of the test that begins; with `trace` in detail. Never raises."""
+
+    def l0_failure(self) -> str | None:
+        """The first line since the mark that says that L0 itself failed (an oops, a panic). Costs nothing."""
+
+    def evidence(self) -> str:
+        """What L0 said since the mark; a few seconds at most, bounded, printable, never raises."""
 
 
 class Target(Protocol):

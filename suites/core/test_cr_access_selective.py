@@ -35,15 +35,20 @@ def _write(l1, flip, mode="long64", *, cr0_set=0, intercept=("cr0_sel",)):
             ("am", AM, MODES),
             ("cd", CD, ["long64", "real16"]),
             ("cd_nw", CD | NW, ["long64"]),
+            ("ts_am", TS | AM, ["long64"]),
+            ("mp_am", MP | AM, ["long64"]),
             ("ts_mp_am", TS | MP | AM, MODES),
         )
         for mode in modes
     ],
 )
 def test_change_exits(l1, mode, flip):
+    """CR0 is as it was, and the register still holds what was to be written."""
     guest = _write(l1, flip, mode)
 
-    assert guest.run().matches(code=VMEXIT.CR0_SEL_WRITE, rip=guest["start"], cr0=unchanged)
+    exit = guest.run()
+
+    assert exit.matches(code=VMEXIT.CR0_SEL_WRITE, rip=guest["start"], cr0=unchanged, regs={"rbx": unchanged})
 
 
 @clause("core.cr_access.selective")
@@ -110,6 +115,14 @@ def test_lmsw_exits_always(l1, value, form, mode):
     guest = l1.guest(f"nop\nstart: lmsw {operand}\nvmmcall", mode=mode, intercept=["cr0_sel"])
     guest.regs.update({"rbx": value, "rsi": l1.scratch()})
     guest.write(guest.regs["rsi"], value.to_bytes(2, "little"))
+
+    assert guest.run().matches(code=VMEXIT.CR0_SEL_WRITE, rip=guest["start"], cr0=unchanged)
+
+
+@clause("core.cr_access.selective_lmsw")
+def test_lmsw_exits_in_real_mode(l1):
+    """The value that is there; PE is 0 before."""
+    guest = l1.guest("smsw ax\nstart: lmsw ax\nend: vmmcall", mode="real16", intercept=["cr0_sel"])
 
     assert guest.run().matches(code=VMEXIT.CR0_SEL_WRITE, rip=guest["start"], cr0=unchanged)
 

@@ -344,12 +344,14 @@ def test_ac_needs_all_of_its_conditions(l1, cpl, rflags, cr0, offset):
 @clause("core.exceptions.debug")
 @pytest.mark.parametrize("mode", ["long64", "prot32", "real16"])
 def test_single_step_shows_in_dr6(l1, mode):
-    """BS is set in the VMCB's DR6, B0 to B3 and BD are not; TF is still set in RFLAGS; DR7 is as it was."""
+    """BS is set in the VMCB's DR6, B0 to B3 and BD are not; TF is still set in RFLAGS; DR7 is as it was. L1 is not
+    stepped."""
     guest = l1.guest("inc ebx\nat: inc ebx\nvmmcall", mode=mode, vmcb={"rflags": 2 | TF, "dr7": 0x400})
 
     exit = guest.run()
 
     assert exit.matches(code=VMEXIT.EXCP_DB, rip=guest["at"], dr6=masked(BS, 0xE00F), rflags=masked(TF, TF), dr7=0x400)
+    assert l1.expect("exceptions in L1", len([event for event in exit.events if event.vector < 32]), 0)
 
 
 @clause("core.exceptions.debug")

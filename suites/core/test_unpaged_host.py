@@ -8,65 +8,14 @@ off. An L0 that handles long mode alone raises #UD, or reloads a CR0 with paging
 import pytest
 
 from harness import VMEXIT, clause
+from suites.legacy_host import down_and_up
 
-# Goes from 64-bit mode down to unpaged 32-bit mode with an IDT of its own, runs the VMCB at EBX, and comes back.
-# EBP is the vector of what L1 took, all ones for none. EDI is CR0 right after #VMEXIT.
-STUBS = "".join(f"v{n}: mov ebp, {n}\njmp back\n" for n in range(32))
-TABLE = ", ".join(f"v{n}" for n in range(32))
-DOWN_AND_UP = f"""
-    mov [rip + saved_rsp], rsp
-    sidt [rip + saved_idtr]
-    lea rsi, [rip + table]
-    lea rdi, [rip + idt]
-    mov ecx, 32
-gate:
-    mov eax, [rsi]
-    mov [rdi], ax
-    mov word ptr [rdi + 2], 0x18
-    mov word ptr [rdi + 4], 0x8E00
-    shr eax, 16
-    mov [rdi + 6], ax
-    add rsi, 4
-    add rdi, 8
-    dec ecx
-    jnz gate
-    lidt [rip + idtr]
-    push 0x18
-    lea rax, [rip + legacy]
-    push rax
-    retfq
-.code32
-legacy:
-    mov eax, cr0
-    and eax, 0x7FFFFFFF
-    mov cr0, eax
-    jmp unpaged
-unpaged:
-    mov ebp, 0xFFFFFFFF
+# The VMCB is at EBX. EDI is CR0 right after #VMEXIT.
+VMRUN_UNPAGED = """
     mov edi, 0
     mov eax, ebx
     vmrun
     mov edi, cr0
-back:
-    mov eax, cr0
-    or eax, 0x80000000
-    mov cr0, eax
-    .byte 0xEA
-    .long up
-    .word 0x08
-{STUBS}
-    .balign 8
-idt: .fill 256, 1, 0
-table: .long {TABLE}
-idtr: .word 255
-    .quad idt
-saved_idtr: .fill 10, 1, 0
-    .balign 8
-saved_rsp: .quad 0
-.code64
-up:
-    mov rsp, [rip + saved_rsp]
-    lidt [rip + saved_idtr]
 """
 
 
@@ -79,7 +28,7 @@ def test_vmrun_from_unpaged_host(l1, mode):
     assert placed.ran
     l1.write(guest.vmcb_pa, bytes(placed.before.data))
 
-    result = l1.code(DOWN_AND_UP, {"rbx": guest.vmcb_pa})
+    result = l1.code(down_and_up(VMRUN_UNPAGED), {"rbx": guest.vmcb_pa})
     code = int.from_bytes(l1.read(guest.vmcb_pa + 0x70, 4), "little")
 
     assert result.returned

@@ -12,13 +12,12 @@ from nested_maps import OPEN, PS
 from harness import VMEXIT, clause
 from harness.steps import TABLE_SIZES, TableKind, tables
 from harness.svm import npf_info
+from suites.legacy_host import down_and_up
 
-STUBS = "".join(f"v{n}: mov ebp, {n}\njmp back\n" for n in range(32))
-TABLE = ", ".join(f"v{n}" for n in range(32))
-# From 64-bit mode down to 32-bit paged mode with CR3=R8 and CR4 changed by R9 (and) and R10 (or), VMRUN of the VMCB at
-# EBX, and back. EBP is the vector of what L1 took, all ones for none; EDI and ESI are CR0 and CR4 right after #VMEXIT.
-DOWN_AND_UP = f"""
-    mov [rip + saved_rsp], rsp
+# 32-bit paged mode with CR3=R8 and CR4 changed by R9 (and) and R10 (or), and there VMRUN of the VMCB at EBX. EDI and
+# ESI are CR0 and CR4 right after #VMEXIT.
+VMRUN_PAGED = down_and_up(
+    before="""
     mov [rip + new_cr3], r8
     mov rax, cr3
     mov [rip + saved_cr3], rax
@@ -27,33 +26,8 @@ DOWN_AND_UP = f"""
     and rax, r9
     or rax, r10
     mov [rip + new_cr4], rax
-    sidt [rip + saved_idtr]
-    lea rsi, [rip + table]
-    lea rdi, [rip + idt]
-    mov ecx, 32
-gate:
-    mov eax, [rsi]
-    mov [rdi], ax
-    mov word ptr [rdi + 2], 0x18
-    mov word ptr [rdi + 4], 0x8E00
-    shr eax, 16
-    mov [rdi + 6], ax
-    add rsi, 4
-    add rdi, 8
-    dec ecx
-    jnz gate
-    lidt [rip + idtr]
-    push 0x18
-    lea rax, [rip + legacy]
-    push rax
-    retfq
-.code32
-legacy:
-    mov eax, cr0
-    and eax, 0x7FFFFFFF
-    mov cr0, eax
-    jmp unpaged
-unpaged:
+    """,
+    inside="""
     mov ecx, 0xC0000080
     rdmsr
     and eax, 0xFFFFFEFF
@@ -62,7 +36,6 @@ unpaged:
     mov cr4, eax
     mov eax, [new_cr3]
     mov cr3, eax
-    mov ebp, 0xFFFFFFFF
     mov edi, 0
     mov esi, 0
     mov eax, cr0
@@ -74,12 +47,8 @@ paged:
     vmrun
     mov edi, cr0
     mov esi, cr4
-back:
-    mov eax, cr0
-    and eax, 0x7FFFFFFF
-    mov cr0, eax
-    jmp unpaged_again
-unpaged_again:
+    """,
+    after="""
     mov eax, [saved_cr4]
     mov cr4, eax
     mov eax, [saved_cr3]
@@ -88,30 +57,14 @@ unpaged_again:
     rdmsr
     or eax, 0x100
     wrmsr
-    mov eax, cr0
-    or eax, 0x80000000
-    mov cr0, eax
-    .byte 0xEA
-    .long up
-    .word 0x08
-{STUBS}
-    .balign 8
-idt: .fill 256, 1, 0
-table: .long {TABLE}
-idtr: .word 255
-    .quad idt
-saved_idtr: .fill 10, 1, 0
-    .balign 8
-saved_rsp: .quad 0
+    """,
+    data="""
 saved_cr3: .quad 0
 saved_cr4: .quad 0
 new_cr3: .quad 0
 new_cr4: .quad 0
-.code64
-up:
-    mov rsp, [rip + saved_rsp]
-    lidt [rip + saved_idtr]
-"""
+    """,
+)
 
 GPA, TARGET, OFFSET = 0x140_0000, 0x100_0000, 0x1_2345  # 4 MiB blocks of the arena
 HOSTS = {"pae": (TableKind.PAE, 0x20, 0x20), "two_levels": (TableKind.LEGACY, 0x30, 0x10)}
@@ -139,7 +92,7 @@ def test_nested_tables_of_a_32_bit_l1(l1, host, mapped):
     l1.write(guest.vmcb_pa, bytes(image.data))
     mask = 0xFFFF_FFFF_FFFF_FFFF & ~changed
 
-    result = l1.code(DOWN_AND_UP, {"rbx": guest.vmcb_pa, "r8": own, "r9": mask, "r10": wanted})
+    result = l1.code(VMRUN_PAGED, {"rbx": guest.vmcb_pa, "r8": own, "r9": mask, "r10": wanted})
     field = {name: int.from_bytes(l1.read(guest.vmcb_pa + at, 8), "little") for name, at in FIELDS.items()}
 
     assert result.returned

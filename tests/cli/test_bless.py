@@ -96,7 +96,8 @@ def baselines(tmp_path: Path) -> Path:
 def propose_all(folder: Path, baselines: Path, **more: Any) -> list[bless.Proposal]:
     """What blessing proposes."""
     args = Namespace(
-        **{"reason": "because", "reference": "", "versions": "", "clause": [], "into": "", "baselines": baselines} | more
+        **{"reason": "because", "reference": "", "versions": "", "clause": [], "into": "", "baselines": baselines}
+        | more
     )
     return bless.propose(summarise(load(folder / "run.jsonl")), args, COLLECTED)
 

@@ -27,6 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
         (["run", "--qemu", "/nonexistent/qemu"], "--qemu /nonexistent/qemu: no such program"),
         (["run", "suites/nonexistent"], "suites/nonexistent: no such file or folder"),
         (["run", "--target"], "expected one argument"),
+        (["run", "--repeat", "0"], "--repeat 0: not a number of times"),
+        (["run", "--repeat", "2", "--", "--pdb"], "--repeat cannot leave the terminal to pytest"),
+        (["run", "--baud", "fast"], "--baud fast: not a number of baud"),
+        (["run", "--without", "NRIPS,Warp"], "no bit of Fn8000_000A EDX is called 'Warp'; there are NP, LbrVirt"),
+        (["flaky", "nowhere"], "nowhere: holds no run.jsonl"),
         (["caps", "--target", "vax"], "no target is called 'vax'"),
         (["caps", "--", "-x"], "nothing may follow '--' for caps"),
         (["render", "nowhere"], "nowhere: holds no run.jsonl"),
@@ -61,7 +66,8 @@ def test_no_command_shows_the_help_and_is_wrong_use(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "render", "bless", "clauses", "targets", "caps", "new", "doctor", "bench", "sensitivity", "test"]
+    "command",
+    ["run", "flaky", "render", "bless", "clauses", "targets", "caps", "new", "doctor", "bench", "sensitivity", "test"],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
@@ -76,6 +82,7 @@ def test_every_command_and_its_exit_status_is_documented() -> None:
 
     for command in (
         "run",
+        "flaky",
         "render",
         "bless",
         "clauses",

@@ -1,8 +1,7 @@
-"""`nsvm run` around pytest: folders, several records made one, statuses, interruptions."""
+"""`nsvm run` around pytest: statuses, interruptions, and what pytest is given."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import stat
@@ -10,104 +9,12 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.cli import machine, main, run
-from harness.cli.console import UserError
-from harness.record import End, Event, Result, RunStart, TargetInfo, Writer, load
-
-
-def write_record(path: Path, target: str, *results: tuple[str, str, str], end: bool = True) -> None:
-    """A record with (test, verdict, news) lines."""
-    with Writer(path) as writer:
-        writer.write(RunStart(run_id="abc", started="2026-11-22T10:00:00+00:00"))
-        writer.write({"kind": "clause", "id": "core.x", "bit": "core", "statement": "It holds.", "apm": "15.5"})
-        writer.write(TargetInfo(target=target, worker="gw0", version="7.2", boots=1))
-        writer.write(Event(target=target, what="boot"))
-        for test, verdict, news in results:
-            writer.write(Result(test=test, target=target, verdict=verdict, news=news, clauses=["core.x"]))
-        if end:
-            new = sum(news == "new" for _, _, news in results)
-            counts = {verdict: sum(v == verdict for _, v, _ in results) for verdict in {v for _, v, _ in results}}
-            writer.write(
-                End(
-                    finished="2026-11-22T10:01:00+00:00",
-                    duration_s=60.0,
-                    exit_status=int(new > 0),
-                    counts=counts,
-                    new=new,
-                )
-            )
-
-
-def test_records_of_several_targets_become_one(tmp_path: Path) -> None:
-    write_record(tmp_path / "a", "qemu-tcg", ("t::x", "PASS", "ok"), ("t::y", "FAIL", "known"))
-    write_record(tmp_path / "b", "bochs", ("t::x", "FAIL", "new"))
-
-    run.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "run.jsonl")
-
-    kinds = [json.loads(line)["kind"] for line in (tmp_path / "run.jsonl").read_text().splitlines()]
-    assert kinds.count("run") == kinds.count("clause") == kinds.count("end") == 1
-    merged = load(tmp_path / "run.jsonl")
-    assert [(r.target, r.verdict) for r in merged.results] == [
-        ("qemu-tcg", "PASS"),
-        ("qemu-tcg", "FAIL"),
-        ("bochs", "FAIL"),
-    ]
-    assert not merged.problems
-    assert merged.end is not None
-    assert (merged.end.exit_status, merged.end.new, merged.end.duration_s) == (1, 1, 120.0)
-    assert merged.end.counts == {"PASS": 1, "FAIL": 2}
-
-
-def test_a_record_without_end_leaves_the_merged_one_without(tmp_path: Path) -> None:
-    write_record(tmp_path / "a", "qemu-tcg", ("t::x", "PASS", "ok"))
-    write_record(tmp_path / "b", "bochs", ("t::x", "PASS", "ok"), end=False)
-    with open(tmp_path / "b", "ab") as file:
-        file.write(b'{"kind":"resu')
-
-    run.merge([tmp_path / "a", tmp_path / "b", tmp_path / "missing"], tmp_path / "run.jsonl")
-
-    merged = load(tmp_path / "run.jsonl")
-    assert not merged.complete
-    assert len(merged.results) == 2
-    assert len(merged.problems) == 1
-
-
-def test_the_run_folder_is_new_unless_the_user_names_one_that_is_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run, "ROOT", tmp_path)
-    first = run._run_folder(None, ["qemu-tcg", "bochs"])
-    first.mkdir(parents=True)
-
-    assert first.parent == tmp_path / "runs"
-    assert first.name.endswith("Z-qemu-tcg+bochs")
-    assert run._run_folder(None, ["qemu-tcg", "bochs"]) != first
-
-    (tmp_path / "mine").mkdir()
-    assert run._run_folder(str(tmp_path / "mine"), ["bochs"]) == tmp_path / "mine"
-    (tmp_path / "mine" / "run.jsonl").touch()
-    with pytest.raises(UserError, match="there is a run in it already"):
-        run._run_folder(str(tmp_path / "mine"), ["bochs"])
-
-
-def test_paths_and_test_ids_are_found_from_where_the_user_is_and_from_the_clone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suite = tmp_path / "suites" / "core"
-    suite.mkdir(parents=True)
-    (suite / "test_x.py").touch()
-    monkeypatch.setattr(run, "ROOT", tmp_path)
-
-    monkeypatch.chdir("/")
-    assert run._path("suites/core/test_x.py::test_a[b::c]") == "suites/core/test_x.py::test_a[b::c]"
-    monkeypatch.chdir(suite)
-    assert run._path("test_x.py") == "suites/core/test_x.py"
-
+from harness.cli import machine, main, plan, pytest_process
+from harness.record import load
 
 FAKE_PYTEST = """\
 import json, os, signal, sys, time
@@ -129,8 +36,8 @@ ENDS = 'write(kind="end", finished="", duration_s=1, exit_status={0}, counts={{"
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs `nsvm run` with a pytest that does what `body` says; gives the status and the run folder."""
     monkeypatch.setattr(machine, "prepare", lambda *_a, **_k: None)
-    monkeypatch.setattr(run, "STOP_GRACE_S", 1.0)
-    monkeypatch.setattr(run, "TERMINATE_GRACE_S", 0.5)
+    monkeypatch.setattr(pytest_process, "STOP_GRACE_S", 1.0)
+    monkeypatch.setattr(pytest_process, "TERMINATE_GRACE_S", 0.5)
 
     def go(body: str, *arguments: str) -> tuple[int, Path]:
         script = tmp_path / "pytest.py"
@@ -138,9 +45,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         python = tmp_path / "python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(
-            run, "sys", SimpleNamespace(executable=str(python), stdout=sys.stdout, stderr=sys.stderr, argv=[])
-        )
+        monkeypatch.setattr(plan, "PYTHON", str(python))
         out = tmp_path / "out"
         return main(["run", "--out", str(out), *arguments]), out
 
@@ -216,7 +121,7 @@ def test_an_interrupted_run_still_gets_its_report(
 def test_a_pytest_that_says_nothing_is_ended(
     pretend: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "STALL_LIMIT_S", 1.0)
+    monkeypatch.setattr(pytest_process, "STALL_LIMIT_S", 1.0)
 
     status, _ = pretend(f"{PASSES}\ntime.sleep(60)")
 
@@ -227,12 +132,14 @@ def test_a_pytest_that_says_nothing_is_ended(
 def test_pytest_gets_what_was_asked_for(pretend: Any, tmp_path: Path) -> None:
     _, out = pretend(
         "open(os.path.join(folder, 'argv'), 'w').write(repr(sys.argv[1:]))\n" + PASSES + "\n" + ENDS.format(0),
-        "-k", "asid or cr0", "-n", "3", "--fresh-boot", "always", "--qemu", "/bin/true", "suites", "--", "-x", "--lf",
+        "-k", "asid or cr0", "-n", "3", "--fresh-boot", "always", "--qemu", "/bin/true",
+        "--without", "vmcbclean, NripSave", "--cpu", "max,+svm", "--baud", "115200", "suites", "--", "-x", "--lf",
     )  # fmt: skip
 
     assert eval((out / "argv").read_text()) == [
         "-m", "pytest", "suites", "--target", "qemu-tcg", "--nsvm-out", str(out), "--fresh-boot", "always",
-        "-k", "asid or cr0", "--qemu", "/bin/true", "-n", "3", "-x", "--lf",
+        "-k", "asid or cr0", "--qemu", "/bin/true", "--cpu", "max,+svm", "--without", "VmcbClean,NRIPS",
+        "--baud", "115200", "-n", "3", "-x", "--lf",
     ]  # fmt: skip
 
 
@@ -243,3 +150,13 @@ def test_pytest_arguments_that_choose_workers_win(pretend: Any) -> None:
     )  # fmt: skip
 
     assert eval((out / "argv").read_text()).count("-n") == 0
+
+
+@pytest.mark.parametrize(("name", "workers"), [("qemu-tcg", 2), ("sim:kvm", 2), ("ssh://root@zen3?l0=kvm", 1)])
+def test_a_host_gets_one_worker_and_what_is_ours_one_a_core(
+    name: str, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: {0, 1})
+    chosen = plan.Plan(names=[name], paths=["suites"], options=[])
+
+    assert chosen.command(name, Path("out"))[-2:] == ["-n", str(workers)]

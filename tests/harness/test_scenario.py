@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import images, places, steps
-from harness.scenario import Page, Scenario, Templates, compile_items, differing_runs
+from harness.scenario import Page, Scenario, Templates, compile_items, differing_runs, memory
 from tests.fake_l1 import FakeL1
 
 pages = st.dictionaries(st.integers(0, 4095), st.integers(0, 255), max_size=12)
@@ -66,6 +66,39 @@ def test_more_templates_than_slots_still_work():
         wanted = page_of({0: n, 9: 1})
         machine.respond(steps.encode_list(compile_items([Page(places.VMCB, wanted, wanted)], templates)))
         assert bytes(machine.memory[places.VMCB : places.VMCB + 4096]) == wanted
+
+
+def patterned(period: int) -> st.SearchStrategy[bytes]:
+    return st.binary(min_size=period, max_size=period).map(lambda piece: piece * (4096 // period))
+
+
+@given(
+    data=st.one_of(st.binary(max_size=9000), st.sampled_from([2, 4, 8, 16, 64]).flatmap(patterned)),
+    again=st.integers(1, 3),
+)
+def test_memory_arrives_whole_whatever_it_holds(data, again):
+    machine, templates = FakeL1(), Templates()
+    for n in range(again):
+        addr = places.SCRATCH + 0x10000 * n + 24
+        machine.memory[addr - 1 : addr + len(data) + 1] = b"\x5a" * (len(data) + 2)
+        machine.respond(steps.encode_list(compile_items(memory(addr, data), templates)))
+        assert bytes(machine.memory[addr - 1 : addr + len(data) + 1]) == b"\x5a" + data + b"\x5a"
+
+
+def test_what_is_written_in_bulk_goes_over_the_line_once():
+    table = bytes(n * n >> 3 & 0xFF for n in range(5000))
+    templates = Templates()
+    first, second = (len(steps.encode_list(compile_items(memory(places.SCRATCH, table), templates))) for _ in range(2))
+
+    assert first > 4000
+    assert second < 80
+
+
+@pytest.mark.parametrize("piece", [b"\x00", b"\xff", b"\x0f\x01\xd9\x90", bytes(range(16))])
+def test_what_repeats_itself_is_small_even_the_first_time(piece):
+    compiled = compile_items(memory(places.SCRATCH, piece * (4096 // len(piece))), Templates())
+
+    assert len(steps.encode_list(compiled)) < 400
 
 
 def test_stored_scenario_is_the_same_scenario():

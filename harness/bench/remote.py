@@ -1,0 +1,168 @@
+"""L0s behind SSH, simulated ones in the main: how long until the first verdict, what a round trip costs, and the whole
+suite there against the same on QEMU TCG.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from harness.bench import suite
+from harness.bench.figure import Bench, Figure, NotMeasured, median, spread
+from harness.bench.rates import DEADLINE_S, scenario_request
+from harness.hosts.connection import Connection
+from harness.hosts.console import ChannelConsole
+from harness.session import Boot, Session
+from harness.sim.error import SimError
+from harness.sim.machine import OuterMachine
+from harness.sim.state import PREFIX, build_command, built, load
+from harness.targets.base import Console, Target
+from harness.targets.ssh_host import SshHost
+
+GOAL_FIRST_S, GOAL_ECHO = 5.0, 2.0
+SIMULATED = ("kvm", "xen")
+RUN_ON = "qemu-tcg"
+FIRST_TEST = "suites/core/test_tlb_asid.py::test_asid_runs"
+ECHOES = 100
+RESTORE_S = 30.0
+
+
+def first(bench: Bench) -> list[Figure]:
+    """From nothing to a verdict on a simulated host: by the harness alone, and by a pytest of one test."""
+    figures = []
+    for name in _simulated(bench):
+        figures += [_first(bench, name), _first_test(bench, name)]
+    return figures
+
+
+def echo(bench: Bench) -> list[Figure]:
+    """One scenario there and back, against as many bytes echoed by `cat` through the same connection; in turns."""
+    return [figure for name in _hosts(bench) for figure in _echo(bench, name)]
+
+
+def whole(bench: Bench) -> list[Figure]:
+    """The whole suite with one worker and so on one boot of L0, against the same on QEMU TCG."""
+    if not bench.slow:
+        raise NotMeasured("takes many minutes; say --slow")
+    here = suite.run(bench, 1, target=RUN_ON)
+    figures = []
+    for name in _hosts(bench)[:1]:
+        there = suite.run(bench, 1, target=name)
+        ratio = there.took_s / here.took_s
+        detail = f"{there.took_s:.0f} s for {there.tests} tests, {here.took_s:.0f} s on {RUN_ON}; 1 worker each"
+        figures.append(Figure(name=f"the whole suite on {name}, times {RUN_ON}", value=ratio, unit="x", detail=detail))
+    return figures
+
+
+def _simulated(bench: Bench) -> list[str]:
+    """The target, if it is a simulated host; else those of the default names that are built. Raises NotMeasured."""
+    if bench.target.startswith(PREFIX):
+        return [bench.target]
+    names = [name for name in SIMULATED if name in built()]
+    if not names:
+        raise NotMeasured(f"not built: run {build_command(SIMULATED[0])}")
+    return [PREFIX + name for name in names]
+
+
+def _hosts(bench: Bench) -> list[str]:
+    """The target, if it is a host; else the simulated ones."""
+    return [bench.target] if bench.target.startswith(("host:", "ssh://")) else _simulated(bench)
+
+
+def _first(bench: Bench, name: str) -> Figure:
+    def once() -> float:
+        started = time.monotonic()
+        with _running(bench, name) as (boot, _):
+            boot.link.run(scenario_request(bench, boot), DEADLINE_S)
+            return time.monotonic() - started
+
+    took = [once() for _ in range(min(bench.rounds, 3))]
+    return Figure(name=f"{name}: restore to the first scenario's answer", value=median(took), unit="s",
+                  detail=spread(took, "s"))  # fmt: skip
+
+
+def _first_test(bench: Bench, name: str) -> Figure:
+    """As a person waits for it."""
+    ran = suite.run(bench, 1, target=name, paths=[FIRST_TEST])
+    if not ran.first_verdict_s:
+        raise NotMeasured(f"no verdict came of {FIRST_TEST}")
+    return Figure(name=f"{name}: restore and first verdict", value=ran.first_verdict_s, unit="s", goal=GOAL_FIRST_S,
+                  detail="from the start of pytest with one test")  # fmt: skip
+
+
+def _echo(bench: Bench, name: str) -> list[Figure]:
+    with _running(bench, name) as (boot, connection):
+        request = scenario_request(bench, boot)
+        answer = boot.link.run(request, DEADLINE_S)
+        console = ChannelConsole(connection.open("exec cat"))
+        scenarios, echoes = [], []
+        try:
+            for _ in range(ECHOES):
+                scenarios.append(_timed(lambda: boot.link.run(request, DEADLINE_S)))
+                echoes.append(_timed(lambda: _there_and_back(console, request)))
+        finally:
+            console.close()
+    ratio = median(scenarios) / median(echoes)
+    sizes = f"{len(request)} bytes there, {len(answer)} back"
+    return [
+        Figure(name=f"{name}: one scenario's round trip", value=1000 * median(scenarios), unit="ms", detail=sizes),
+        Figure(name=f"{name}: the request echoed by cat", value=1000 * median(echoes), unit="ms",
+               detail="through the same connection"),
+        Figure(name=f"{name}: a round trip, times the echo", value=ratio, unit="x", goal=GOAL_ECHO),
+    ]  # fmt: skip
+
+
+def _timed(what: Callable[[], object]) -> float:
+    started = time.monotonic()
+    what()
+    return time.monotonic() - started
+
+
+def _there_and_back(console: Console, data: bytes) -> None:
+    console.write(data, DEADLINE_S)
+    left = len(data)
+    deadline = time.monotonic() + DEADLINE_S
+    while left > 0:
+        left -= len(console.read(1.0))
+        if time.monotonic() > deadline:
+            raise NotMeasured("the echo did not come back")
+
+
+@contextmanager
+def _running(bench: Bench, name: str) -> Iterator[tuple[Boot, Connection]]:
+    """A boot on that host, and the connection to it."""
+    with _host(bench, name) as target:
+        session = Session(target, use_lane=False)
+        try:
+            boot = session.boot
+            connection = target.hold.connection
+            assert connection is not None
+            yield boot, connection
+        finally:
+            session.close()
+
+
+@contextmanager
+def _host(bench: Bench, name: str) -> Iterator[SshHost]:
+    if not name.startswith(PREFIX):
+        target: Target = bench.make_target()
+        assert isinstance(target, SshHost)
+        try:
+            yield target
+        finally:
+            target.close()
+        return
+    try:
+        machine = OuterMachine(load(name))
+        spec = machine.start(RESTORE_S)
+    except SimError as error:
+        raise NotMeasured(str(error)) from None
+    try:
+        host = SshHost(spec, bench.make_options(), name=name)
+        try:
+            yield host
+        finally:
+            host.close()
+    finally:
+        machine.stop()

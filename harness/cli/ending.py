@@ -1,0 +1,113 @@
+"""What came of a run: its reports, what is told of it, and its exit status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, EXIT_USAGE, say
+from harness.cli.pytest_process import LOG_NAME, Ended
+from harness.cli.run_folder import short
+from harness.record import FILE_NAME, Interrupted, Writer, load
+from harness.summary import summarise
+
+if TYPE_CHECKING:
+    from harness.summary import Summary
+
+LOG_WIDTH = 120
+PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE, PYTEST_NO_TESTS = 2, 3, 4, 5
+
+
+def tell(out: Path, ended: Sequence[Ended], received: int | None, *, brief: bool = False, raw: bool = False) -> int:
+    """Writes the reports, prints the summary (`brief`: a sentence), and gives the exit status."""
+    record = out / FILE_NAME
+    if received is not None:
+        _note_interruption(record, received)
+    status = EXIT_OK
+    if record.exists() and record.stat().st_size:
+        status = _report(out, brief=brief)
+    problem = _problem(ended)
+    if received is not None:
+        return interrupted_status(received)
+    if problem is not None:
+        problem_status, text = problem
+        say(text)
+        return problem_status
+    if raw and not record.exists():
+        return EXIT_OK
+    if not record.exists() or (status == EXIT_OK and any(end.status for end in ended)):
+        worst = next((end for end in ended if end.status), ended[0])
+        say(
+            f"{worst.target}: pytest ended with status {worst.status}, but the record says nothing of it: "
+            f"{worst.folder / LOG_NAME}"
+        )
+        return EXIT_HARNESS
+    return status
+
+
+def interrupted_status(received: int) -> int:
+    """The exit status of a run that a signal ended."""
+    return EXIT_INTERRUPTED if received == signal.SIGINT else EXIT_TERMINATED
+
+
+def _note_interruption(record: Path, number: int) -> None:
+    """The plugin writes it where it can; where pytest had to be killed it could not."""
+    with suppress(OSError):
+        if record.exists():
+            run = load(record)
+            if not run.interrupted and run.end is None:
+                with Writer(record) as writer:
+                    writer.write(Interrupted(reason=signal.Signals(number).name))
+
+
+def _report(out: Path, *, brief: bool) -> int:
+    """Renders, unless pytest did already and nothing came since, and prints; the exit status is the record's."""
+    from reports import render_all
+    from reports.table import print_summary
+
+    record = out / FILE_NAME
+    html, junit = out / "index.html", out / "junit.xml"
+    done = all(path.exists() and path.stat().st_mtime_ns > record.stat().st_mtime_ns for path in (html, junit))
+    summary: Summary = summarise(load(record)) if done else render_all(out, html=html, junit=junit).summary
+    if brief:
+        print(f"{summary.sentence}. Report: {short(html)}", flush=True)
+        return summary.exit_status
+    print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
+    print(f"Report: {short(html)} (junit.xml and the record, {record.name}, beside it)", flush=True)
+    return summary.exit_status
+
+
+def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:
+    """What went wrong with pytest itself: a status and one line."""
+    for end in ended:
+        log = end.folder / LOG_NAME
+        if end.complaint:
+            return EXIT_HARNESS, f"{end.target}: {end.complaint}; its output: {log}"
+        if end.status == PYTEST_USAGE:
+            return EXIT_USAGE, f"{end.target}: pytest: {_said(end.folder, 'ERROR')}"
+        if end.status == PYTEST_NO_TESTS:
+            return EXIT_USAGE, f"{end.target}: no test was chosen: nothing matches the paths and -k given"
+        if end.status == PYTEST_INTERNAL:
+            return EXIT_HARNESS, f"{end.target}: pytest: {_said(end.folder, 'INTERNALERROR')} (all of it: {log})"
+        if end.status == PYTEST_INTERRUPTED:
+            return EXIT_HARNESS, f"{end.target}: {_said(end.folder, 'ERROR', 'Exit:', '!!!')} (all of it: {log})"
+        if end.status < 0:
+            return EXIT_HARNESS, f"{end.target}: pytest was killed by {signal.Signals(-end.status).name}"
+    return None
+
+
+def _said(folder: Path, *words: str) -> str:
+    """The last line of pytest's output that says most."""
+    try:
+        lines = [line.strip() for line in (folder / LOG_NAME).read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return "no output"
+    for word in words:
+        chosen = [line for line in lines if word in line]
+        if chosen:
+            return chosen[-1].removeprefix("ERROR: ")[:300]
+    return lines[-1][:300] if lines else "no output"

@@ -1,0 +1,63 @@
+"""What `nsvm run` was asked for, as pytests to start."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.cli import ending, machine
+from harness.cli.merge import merge
+from harness.cli.pytest_process import Ended, PytestProcess
+from harness.cli.signals import Signals
+from harness.record import FILE_NAME
+from harness.targets import file_name
+
+PYTHON = sys.executable
+_RAW = (
+    "-s", "--pdb", "--trace", "--capture=no", "--collect-only", "--co", "--fixtures", "--markers", "-h", "--help",
+    "--setup-plan",
+)  # fmt: skip
+_ONE_PROCESS = ("--pdb", "--trace", "-s", "--capture=no")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One pytest for each target. `rest` are the user's own pytest arguments."""
+
+    names: Sequence[str]
+    paths: Sequence[str]
+    options: Sequence[str]
+    workers: int | None = None
+    """None: as many as suit the target."""
+    rest: Sequence[str] = ()
+
+    @property
+    def raw(self) -> bool:
+        """Whether the terminal is pytest's."""
+        return any(argument in _RAW for argument in self.rest)
+
+    def command(self, name: str, folder: Path) -> list[str]:
+        """The pytest for one target."""
+        command = [PYTHON, "-m", "pytest", *self.paths, "--target", name, "--nsvm-out", str(folder), *self.options]
+        if not self._rest_sets_workers():
+            command += ["-n", str(machine.default_workers(name) if self.workers is None else self.workers)]
+        return [*command, *self.rest]
+
+    def carry_out(self, out: Path, signals: Signals, *, brief: bool = False) -> int:
+        """Runs them one after the other, tells of it, and gives the exit status."""
+        ended: list[Ended] = []
+        for name in self.names:
+            folder = out if len(self.names) == 1 else out / file_name(name)
+            folder.mkdir(exist_ok=True)
+            ended.append(PytestProcess(self.command(name, folder), name, folder, raw=self.raw).run(signals))
+            if signals.received:
+                break
+        if len(self.names) > 1:
+            merge([out / file_name(name) / FILE_NAME for name in self.names], out / FILE_NAME)
+        return ending.tell(out, ended, signals.received, brief=brief, raw=self.raw)
+
+    def _rest_sets_workers(self) -> bool:
+        """True if the pytest arguments say how many workers, or ask for what needs one process."""
+        return any(argument.startswith(("-n", "--numprocesses")) or argument in _ONE_PROCESS for argument in self.rest)

@@ -1,0 +1,105 @@
+"""The shell text behind lease.py: what changes a lease, on the host, under a lock. For POSIX sh, busybox's too."""
+
+from __future__ import annotations
+
+STALE_S = 60
+LOCK_TRIES = 100  # of 0.1 s
+MARKER = ".nsvm"
+
+# $w workdir, $run, $worker, $me (its beat), $holder. Says on its first line FREE (it is ours, and nobody's before),
+# JOIN, TAKEN (ours, after a run that is dead), HELD, or TROUBLE; what follows is the boot id or the explanation.
+COMMON = """
+umask 077
+die() { printf 'TROUBLE\\n%s\\n' "$1"; exit 0; }
+up() { read -r u _ < /proc/uptime; echo "${u%.*}"; }
+lock() {
+  n=0
+  until ln -s $$ "$w/lock" 2>/dev/null; do
+    [ -d "$w" ] || return 1
+    if p=$(readlink "$w/lock"); then [ -d "/proc/$p" ] || rm -f "$w/lock"
+    else e=$(ln -s $$ "$w/lock" 2>&1) && return 0; [ -L "$w/lock" ] || [ ! -d "$w" ] || die "$e"; fi
+    n=$((n + 1)); [ $n -lt TRIES ] || die "its lock $w/lock is held by process $p of that host"
+    sleep 0.1
+  done
+}
+empty() { for f in "$w"/* "$w"/.[!.]*; do case "$f" in "$w/lock"|"$w/MARKER") ;; *) rm -rf "$f" ;; esac; done; }
+leave() { empty; rm -f "$w/MARKER" "$w/lock"; rmdir "$w"; }
+spoilt() { leave; die "$1"; }
+""".replace("TRIES", str(LOCK_TRIES)).replace("MARKER", MARKER)
+
+ACQUIRE = (
+    (
+        COMMON
+        + """
+read -r boot < "$boot_file"
+tries=0
+while :; do
+  tries=$((tries + 1)); [ $tries -lt 20 ] || die "$w cannot be locked"
+  mkdir -p "${w%/*}" 2>/dev/null
+  if e=$(mkdir "$w" 2>&1); then e=$( (: > "$w/MARKER") 2>&1) || { rmdir "$w"; die "${e##*: }: $w"; }
+  elif [ ! -d "$w" ]; then die "$e (set workdir for this host)"; fi
+  [ -d "$w" ] || continue
+  [ -O "$w" ] && [ ! -L "$w" ] || die "$w is another user's (set workdir for this host)"
+  [ -e "$w/MARKER" ] || sleep 0.2
+  [ -e "$w/MARKER" ] || [ ! -d "$w" ] || die "$w is not nsvm's own: it has no file MARKER (set workdir for this host)"
+  lock && break
+done
+trap 'rm -f "$w/lock"' EXIT
+said=FREE
+if [ -e "$w/lease" ]; then
+  { read -r r; read -r b; read -r since; read -r who; } < "$w/lease"
+  now=$(up); age=
+  if [ "$b" = "$boot" ]; then
+    for f in "$w"/beat.*; do
+      [ -e "$f" ] && read -r t < "$f" && [ "$t" -ge 0 ] 2>/dev/null || continue
+      a=$((now - t)); [ -n "$age" ] && [ "$a" -ge "$age" ] || age=$a
+    done
+  fi
+  if [ "$r" = "$run" ] && [ "$b" = "$boot" ]; then said=JOIN
+  elif [ -n "$age" ] && [ "$age" -lt STALE ]; then
+    printf 'HELD\\n%s\\n' "$who, run $r, since $since, last sign of life $age s ago"
+    exit 0
+  else said=TAKEN; fi
+fi
+if [ $said != JOIN ]; then
+  empty
+  e=$( (printf '#!/bin/sh\\n' > "$w/try" && chmod 700 "$w/try") 2>&1) || spoilt "${e##*: }: $w/try"
+  "$w/try" 2>/dev/null || spoilt "no program can be started from $w, it is mounted noexec (set workdir for this host)"
+  rm -f "$w/try"
+  since=$(date '+%Y-%m-%d %H:%M:%S')
+  e=$( (printf '%s\\n' "$run" "$boot" "$since" "$holder" > "$w/lease") 2>&1) || spoilt "${e##*: }: $w/lease"
+fi
+rm -f "$w/beat.$worker".*
+e=$( (up > "$w/beat.$me") 2>&1) && [ -s "$w/beat.$me" ] || die "${e:-no space left on device}: $w/beat.$me"
+printf '%s\\n%s\\n%s\\n' $said "$boot" "$r $who"
+"""
+    )
+    .replace("MARKER", MARKER)
+    .replace("STALE", str(STALE_S))
+)
+
+# Ends when its line does: a run that was killed has then hung up at once. Its file is its connection's own, so that
+# what is left of a lost connection cannot speak for the next one.
+BEAT = """
+cd "$w" || exit 1
+while read -r _; do
+  [ -e "beat.$me" ] || exit 1
+  read -r u _ < /proc/uptime; echo "${u%.*}" > "beat.$me"
+done
+[ -e "beat.$me" ] && echo gone > "beat.$me"
+"""
+
+RELEASE = (
+    COMMON
+    + """
+[ -d "$w" ] && [ -e "$w/lease" ] || { echo NONE; exit 0; }
+lock || { echo NONE; exit 0; }
+read -r r < "$w/lease"
+[ "$r" = "$run" ] || { rm -f "$w/lock"; echo NONE; exit 0; }
+rm -f "$w/beat.$worker".*
+for f in "$w"/beat.*; do
+  [ -e "$f" ] && read -r t < "$f" && [ "$t" != gone ] && { rm -f "$w/lock"; echo SHARED; exit 0; }
+done
+leave && echo LAST
+"""
+)

@@ -1,0 +1,71 @@
+"""A guest's configuration for xl, and what xl says when it is over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from harness import feature_mask
+from harness.hosts.l0 import GuestPlan
+from harness.targets.base import TargetError
+
+ENDS = {0: "powered off", 1: "reset (triple fault or reboot)", 3: "crashed", 4: "killed by its watchdog"}
+EVENTS = ("on_poweroff", "on_reboot", "on_crash", "on_watchdog", "on_soft_reset")
+
+
+def guest_config(guest: GuestPlan, *, hvm: bool, executor: str, disk: str, lines: Sequence[str]) -> str:
+    """The whole file. `lines` come last, so they have the last word. Raises TargetError, MaskError."""
+    config = [
+        f"name = {_quoted(guest.name)}",
+        f'type = "{"hvm" if hvm else "pvh"}"',
+        f"memory = {guest.memory_mib}",
+        f"vcpus = {guest.cpus}",
+        "nestedhvm = 1",
+        "hap = 1",
+        'tsc_mode = "native"',
+        *(f'{event} = "destroy"' for event in EVENTS),
+    ]
+    if hvm:
+        disk = f"{guest.workdir}/{disk}"
+        if re.search(r"[,\s]", disk):
+            raise TargetError(f"xl cannot be told of a disk at {disk!r}")
+        config += [f"disk = [ {_quoted(f'format=raw,vdev=hda,access=ro,target={disk}')} ]"]
+        config += ['serial = "pty"', 'boot = "c"', "vnc = 0", "nographic = 1", "usb = 0"]
+        if guest.bundle is not None:
+            raise TargetError("a bundle goes with vmm = pvh; an HVM guest boots a disk image")
+    else:
+        config += [f"kernel = {_quoted(f'{guest.workdir}/{executor}')}"]
+        if guest.bundle is not None:
+            config += [f"ramdisk = {_quoted(guest.bundle)}"]
+    if mask := feature_mask.edx_mask(guest.without):
+        config += [f'cpuid = [ "0x8000000a:edx={_policy(mask)}" ]']
+    for line in [*lines, *guest.extra_args]:
+        if "\n" in line or "=" not in line:
+            raise TargetError(f"an argument for Xen is a line of xl.cfg, KEY=VALUE, not {line!r}")
+        config.append(line)
+    return "\n".join(config) + "\n"
+
+
+def end_of(log: str) -> str | None:
+    """Why a domain ended, or why it could not be made, from what `xl create -F` wrote."""
+    if found := re.findall(r"has shut down, reason code (\d+)", log):
+        code = int(found[-1])
+        return f"Xen: the domain {ENDS.get(code, f'shut down with reason {code}')}"
+    if re.search(r"^Domain \d+ has been destroyed", log, re.M):
+        return "Xen: the domain was destroyed"
+    errors = [line.strip() for line in log.splitlines() if re.search(r"\b(error|failed|invalid|cannot)\b", line, re.I)]
+    if errors:
+        first = re.sub(r"^libxl: error: \S+?:\d+:\S+? ?", "", errors[0])
+        return f"Xen: the domain could not be made: {first[:300]}"
+    return None
+
+
+def _policy(mask: int) -> str:
+    """One character a bit, the highest first: cleared, or as it is by default."""
+    return "".join("0" if mask >> bit & 1 else "x" for bit in range(31, -1, -1))
+
+
+def _quoted(text: str) -> str:
+    if re.search(r"[\"'\\\x00-\x1f\x7f]", text):
+        raise TargetError(f"xl cannot be told {text!r}")
+    return f'"{text}"'

@@ -1,0 +1,1 @@
+"""Simulated hosts: a real Linux with KVM, or a real Xen, on an emulated AMD machine, reached by SSH as any host is."""

@@ -1,0 +1,244 @@
+"""The outer machine: an emulated AMD computer on which a simulated host runs.
+
+QEMU gets everything handed down: its monitor and the serial port are socket pairs, the saved state is an open file,
+the port that leads to the host's SSH is chosen by the system. Nothing to race for, nothing to leave behind but a
+file with the host's key in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.frames import printable
+from harness.hosts.spec import HostSpec
+from harness.sim import outer_qemu
+from harness.sim.error import SimError
+from harness.sim.qmp import Qmp
+from harness.sim.state import STATE, State, build_command
+from harness.targets.base import TargetError
+from harness.targets.process import Child, reap_leftovers, signal_name
+
+CONSOLE_KEPT = 256 * 1024
+PANIC = re.compile(r"Kernel panic - not syncing.*")
+OOPS = re.compile(
+    r"(?:BUG: unable to handle .*|BUG: kernel NULL pointer .*|kernel BUG at .*|Oops: .*\[#\d+\].*"
+    r"|general protection fault.*\[#\d+\].*|\(XEN\) FATAL (?:TRAP|PAGE FAULT).*)"
+)
+XEN_PANIC = re.compile(r"\(XEN\) Panic on CPU \d+:\s*\n(?:\(XEN\) )?(.*)")
+ENDED_WAIT_S = 1.0
+
+
+class OuterMachine:
+    """One running outer machine. start() may follow stop()."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._child: Child | None = None
+        self._qmp: Qmp | None = None
+        self._console: _SerialLog | None = None
+        self._folder: Path | None = None
+        self._last_log = ""
+        self.port = 0
+
+    def start(self, deadline_s: float = 20.0) -> HostSpec:
+        """Restores the saved state and waits for the host's SSH server. Raises SimError."""
+        outer_qemu.check_unchanged(self._state)
+        deadline = time.monotonic() + deadline_s
+        try:
+            saved = os.open(self._state.directory / STATE, os.O_RDONLY)
+        except OSError as error:
+            name = self._state.name
+            raise SimError(f"sim:{name} has no saved state ({error}): run {build_command(name)} --force") from None
+        try:
+            self.launch(saved, deadline - time.monotonic())
+        finally:
+            os.close(saved)
+        try:
+            if self._state.paused:
+                self.qmp.wait_status(("paused",), deadline - time.monotonic())
+                self.qmp.execute("cont")
+            self.qmp.wait_status(("running",), deadline - time.monotonic())
+            return self.reach(deadline - time.monotonic())
+        except SimError as error:
+            raise self.failed(error) from None
+
+    def launch(self, saved: int | None, deadline_s: float) -> None:
+        """Starts QEMU, from a saved state or from power-on, and connects to its monitor."""
+        self.stop()
+        reap_leftovers()
+        ours, theirs = zip(socket.socketpair(), socket.socketpair(), strict=True)
+        try:
+            fds = [end.fileno() for end in theirs]
+            argv = fill(self._state.argv, qmp=fds[0], console=fds[1], incoming=saved)
+            more = [] if saved is None else [saved]
+            self._child = Child(argv, cwd=self._state.directory, pass_fds=[*fds, *more])
+        except TargetError as error:
+            for end in ours:
+                end.close()
+            raise SimError(str(error), error.log) from None
+        finally:
+            for end in theirs:
+                end.close()
+        self._console = _SerialLog(ours[1])
+        try:
+            self._qmp = Qmp(ours[0], min(deadline_s, 10.0))
+        except SimError as error:
+            ours[0].close()
+            raise self.failed(error) from None
+
+    @property
+    def qmp(self) -> Qmp:
+        """The monitor of the running machine."""
+        if self._qmp is None:
+            raise SimError(f"sim:{self._state.name} is not running")
+        return self._qmp
+
+    def reach(self, deadline_s: float) -> HostSpec:
+        """Waits until the host's SSH server greets, and says how to reach it."""
+        found = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", self.qmp.human("info usernet"))
+        if found is None:
+            raise SimError("the outer machine has no port that leads to its SSH")
+        self.port = int(found[1])
+        self._await_greeting(deadline_s)
+        self._folder = Path(tempfile.mkdtemp(prefix="nsvm-sim-"))
+        known_hosts = self._folder / "known_hosts"
+        known_hosts.write_text(f"[127.0.0.1]:{self.port} {self._state.host_key}\n")
+        return HostSpec(
+            name=self._state.name,
+            address="127.0.0.1",
+            port=self.port,
+            user="root",
+            l0=self._state.kind,
+            identity_files=(self._state.directory / "id",),
+            known_hosts=(known_hosts,),
+            connect_deadline_s=10.0,
+            grace_s=0.0,
+            disposable=True,
+            use_agent=False,
+            use_ssh_config=False,
+        )
+
+    def stop(self) -> None:
+        """Ends it within seconds; may be called again."""
+        if self._child is not None:
+            self._child.stop(term_s=0.3)  # nothing in it is worth a slower end
+            self._last_log = self._child.log()
+            self._child = None
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+        if self._console is not None:
+            self._console.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def alive(self) -> bool:
+        """Whether it runs, and nothing is broken in its kernel or Xen."""
+        return self._child is not None and self._child.alive() and fatal_line(self.console_tail()) is None
+
+    def console_tail(self) -> str:
+        """The end of what the host's kernel or Xen wrote to the serial port."""
+        return self._console.text() if self._console is not None else ""
+
+    def log(self) -> str:
+        """What the outer QEMU itself said."""
+        return self._child.log() if self._child is not None else self._last_log
+
+    def exit_reason(self) -> str | None:
+        """What befell the host: a panic or an oops on its console, or its emulator's end. None if nothing did."""
+        if self._child is None:
+            return None
+        status = self._child.wait(0)
+        said = fatal_line(self.console_tail())
+        if said is not None:
+            return said
+        if status is None:
+            return None
+        if status < 0:
+            return f"the outer QEMU died of {signal_name(-status)}"
+        if status == 0:
+            return "the outer machine reset or switched itself off"
+        lines = [line for line in self.log().splitlines() if line.strip()]
+        return f"the outer QEMU ended with {status}" + (f": {lines[-1].strip()[:200]}" if lines else "")
+
+    def failed(self, error: SimError) -> SimError:
+        """Ends the machine; gives the error with what the machine said."""
+        if self._child is not None:
+            self._child.wait(ENDED_WAIT_S if "gone" in str(error) else 0)
+        reason = self.exit_reason()
+        log = f"{self.log()}\n{self.console_tail()}".strip()
+        self.stop()
+        return SimError(f"sim:{self._state.name} did not come up: {reason or error}", log)
+
+    def _await_greeting(self, deadline_s: float) -> None:
+        deadline = time.monotonic() + deadline_s
+        why = "nothing"
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=left) as connection:
+                    connection.settimeout(max(deadline - time.monotonic(), 0.01))
+                    greeting = connection.recv(64)
+                if greeting.startswith(b"SSH-"):
+                    return
+                why = f"{greeting[:32]!r}"
+            except OSError as error:
+                why = str(error)
+            if not self.alive():
+                break
+            time.sleep(0.05)
+        raise SimError(f"its SSH server says {why}")
+
+
+class _SerialLog:
+    """Reads the serial port all the time and keeps the end of what came."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._data = bytearray()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._read, daemon=True, name="serial port of the outer machine")
+        self._thread.start()
+
+    def text(self) -> str:
+        with self._lock:
+            data = bytes(self._data)
+        return printable(data, CONSOLE_KEPT)
+
+    def close(self) -> None:
+        self._thread.join(0.5)  # QEMU has ended: the last words come, then the end
+        self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            while data := self._socket.recv(65536):
+                with self._lock:
+                    self._data += data.replace(b"\r", b"")
+                    del self._data[:-CONSOLE_KEPT]
+        except OSError:
+            return
+
+
+def fatal_line(console: str) -> str | None:
+    """What a console says of a kernel or a Xen that is broken, on one line. None if it is not."""
+    if found := XEN_PANIC.search(console):
+        return f"Xen panicked: {found[1].strip()[:200]}"
+    oops, panic = OOPS.search(console), PANIC.search(console)
+    if panic is None:
+        return f"the host's kernel is broken: {oops[0].strip()[:200]}" if oops else None
+    first = f" (first: {oops[0].strip()[:120]})" if oops else ""
+    return f"the host panicked: {panic[0].removeprefix('Kernel panic - not syncing:').strip()[:200]}{first}"
+
+
+def fill(argv: Sequence[str], *, qmp: int, console: int, incoming: int | None) -> list[str]:
+    """The command line of one start."""
+    filled = [word.replace("{qmp}", str(qmp)).replace("{console}", str(console)) for word in argv]
+    return filled if incoming is None else [*filled, "-incoming", f"fd:{incoming}"]

@@ -1,0 +1,126 @@
+"""What is kept of a simulated host: a folder with its kernel, initramfs, keys, saved state and machine.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.sim.error import SimError
+
+IMAGE_FORMAT = 1
+"""Counted up when an old image would not do what newer code expects of it."""
+MACHINE = "machine.json"
+STATE = "state"
+NAME = re.compile(r"(kvm|xen)([@+._-][A-Za-z0-9@+._-]{0,60})?\Z")
+PREFIX = "sim:"
+
+
+@dataclass(frozen=True)
+class State:
+    """One simulated host, as built. `directory` is where; the rest is in its machine.json."""
+
+    directory: Path
+    kind: str
+    suite: str
+    inputs: str
+    """A hash of all that it was made of."""
+    argv: tuple[str, ...]
+    """The outer QEMU; paths relative to `directory`; `{qmp}`, `{console}` and the incoming state come at start."""
+    qemu_version: str
+    qemu_stamp: tuple[int, int]
+    """Size and time of the QEMU program: if it is another one now, its version is asked again."""
+    l0_version: str
+    l0_version_tuple: tuple[int, ...]
+    host_key: str
+    paused: bool
+    """Whether the machine was stopped when saved and must be told to go on."""
+    available: bool = True
+    reason: str = ""
+    """Why no nested guest can be started there."""
+    edx: int | None = None
+    """CPUID Fn8000_000A EDX that its guests see, where a probe could tell."""
+    built: str = ""
+    made_of: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As in sim:NAME."""
+        return self.directory.name
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_blocks * 512 for path in self.directory.rglob("*") if path.is_file())
+
+    def save(self) -> None:
+        """Writes machine.json."""
+        content = dataclasses.asdict(self) | {"format": IMAGE_FORMAT}
+        del content["directory"]
+        (self.directory / MACHINE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def home() -> Path:
+    """Where simulated hosts are kept: $NSVM_SIM, or .nsvm/sim in the clone."""
+    given = os.environ.get("NSVM_SIM")
+    return Path(given).expanduser().absolute() if given else Path(__file__).resolve().parents[2] / ".nsvm" / "sim"
+
+
+def check_name(name: str) -> str:
+    """The name, without `sim:`; raises SimError for one that cannot be."""
+    bare = name.removeprefix(PREFIX)
+    if not NAME.match(bare):
+        raise SimError(f"{name!r} cannot name a simulated host: kvm, xen, kvm@6.12, xen-mine can")
+    return bare
+
+
+def load(name: str) -> State:
+    """A state by name; raises SimError if it is not built or cannot be used."""
+    bare = check_name(name)
+    directory = home() / bare
+    if not (directory / MACHINE).is_file():
+        raise SimError(f"{PREFIX}{bare} is not built: run {build_command(bare)}")
+    try:
+        content = json.loads((directory / MACHINE).read_text())
+        if content.pop("format", None) != IMAGE_FORMAT:
+            raise SimError(f"{PREFIX}{bare} was built by another version of nsvm: run {build_command(bare)}")
+        state = State(directory=directory, **content)
+    except (OSError, ValueError, TypeError) as error:
+        raise SimError(f"{directory / MACHINE}: {error}; run {build_command(bare)} --force") from None
+    return dataclasses.replace(
+        state,
+        argv=tuple(state.argv),
+        qemu_stamp=(state.qemu_stamp[0], state.qemu_stamp[1]),
+        l0_version_tuple=tuple(state.l0_version_tuple),
+    )
+
+
+def build_command(name: str) -> str:
+    """What a person types to build it."""
+    kind = name[:3]
+    known = {"kvm@6.12": " --suite trixie", "xen@4.20": " --suite trixie"}
+    options = known.get(name, "" if name == kind else f" --name {name}")
+    return f"./nsvm sim build {kind}{options}"
+
+
+def built() -> list[str]:
+    """The names of all states that are there, usable or not."""
+    return sorted(path.parent.name for path in home().glob(f"*/{MACHINE}") if NAME.match(path.parent.name))
+
+
+def remove(name: str) -> int:
+    """Removes a state; gives how many bytes that freed. Machines that run from it go on."""
+    bare = check_name(name)
+    directory = home() / bare
+    if not directory.is_dir():
+        raise SimError(f"{PREFIX}{bare} is not built: there is nothing to remove")
+    size = sum(path.stat().st_blocks * 512 for path in directory.rglob("*") if path.is_file())
+    shutil.rmtree(directory)
+    return size

@@ -1,0 +1,84 @@
+"""The categories in which outcomes are counted, and the sums."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from harness.record import BAD_VERDICTS, LOST_VERDICTS, worst, worst_news
+
+CATEGORIES = ("new", "mended", "known", "lost", "passed", "skipped")
+"""Worst first."""
+
+
+def category(verdict: str, news: str) -> str:
+    """The one of CATEGORIES that a verdict and its news are."""
+    if verdict in LOST_VERDICTS:
+        return "lost"
+    if verdict == "SKIP":
+        return "skipped"
+    if news in ("new", "mended", "known"):
+        return news
+    return "new" if verdict in BAD_VERDICTS else "passed"
+
+
+def severity(name: str) -> int:
+    """The place of a category among CATEGORIES: the worst is 0."""
+    return CATEGORIES.index(name)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Outcomes counted by category, and the worst of them."""
+
+    new: int = 0
+    mended: int = 0
+    known: int = 0
+    lost: int = 0
+    passed: int = 0
+    skipped: int = 0
+    verdict: str = ""
+    news: str = ""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why outcomes were skipped."""
+
+    def add(self, verdict: str, news: str, reason: str = "") -> None:
+        """Count one outcome."""
+        match category(verdict, news):
+            case "new":
+                self.new += 1
+            case "mended":
+                self.mended += 1
+            case "known":
+                self.known += 1
+            case "lost":
+                self.lost += 1
+            case "skipped":
+                self.skipped += 1
+                self.reasons[reason or "no reason given"] += 1
+            case _:
+                self.passed += 1
+        self.verdict = worst(v for v in (self.verdict, verdict) if v)
+        self.news = worst_news(n for n in (self.news, news) if n)
+
+    @property
+    def tests(self) -> int:
+        return self.new + self.mended + self.known + self.lost + self.passed + self.skipped
+
+    @property
+    def category(self) -> str:
+        """The worst category in it; "" of nothing. "passed" before "skipped"."""
+        return next((name for name in CATEGORIES if getattr(self, name)), "")
+
+
+@dataclass(slots=True)
+class UniversalTally:
+    """Over how many VMRUNs a universal clause was judged on one target, and in how many it did not hold."""
+
+    checked: int = 0
+    failed: int = 0
+
+
+def counted(number: int, noun: str) -> str:
+    """As in "1 test", "2 tests"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,111 @@
+"""Outcomes: one parametrised test on one target, and what it says about each clause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.record import BAD_VERDICTS, BaselineRef, Check, Result, Run, worst, worst_news
+from harness.summary.category import category, severity
+
+NO_CLAUSE = "(no clause)"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one outcome says about one clause. `check` is None where the clause was given the test's verdict."""
+
+    clause: str
+    outcome: Outcome
+    verdict: str
+    news: str
+    check: Check | None = None
+
+    @property
+    def category(self) -> str:
+        return category(self.verdict, self.news)
+
+    @property
+    def baseline(self) -> BaselineRef | None:
+        return self.check.baseline if self.check else None
+
+    @property
+    def summary(self) -> str:
+        """One line: what went wrong, or why it was skipped."""
+        return (self.check.summary if self.check else "") or self.outcome.result.reason
+
+
+@dataclass(eq=False, slots=True)
+class Outcome:
+    """One parametrised test on one target, after the roll-up. `number` is its place in the run."""
+
+    number: int
+    result: Result
+    verdict: str
+    news: str
+    judged: list[Judged] = field(default_factory=list)
+
+    @property
+    def test(self) -> str:
+        return self.result.test
+
+    @property
+    def target(self) -> str:
+        return self.result.target
+
+    @property
+    def category(self) -> str:
+        return category(self.verdict, self.news)
+
+    @property
+    def fresh_differs(self) -> bool:
+        return self.result.fresh is not None and self.result.fresh.state == "differs"
+
+
+def _judge(number: int, result: Result, contradictions: list[str]) -> Outcome:
+    """Roll one result up, worst wins; say where it contradicts itself."""
+    verdict = worst([result.verdict, *(c.verdict for c in result.checks if c.verdict != "SKIP")])
+    news = worst_news([result.news, *(c.news for c in result.checks)])
+    where = f"{result.test} on {result.target}"
+    if verdict != result.verdict:
+        contradictions.append(f"{where} is recorded as {result.verdict}, but one of its checks as {verdict}")
+    if verdict in BAD_VERDICTS and news in ("ok", "skipped", "mended"):
+        contradictions.append(f"{where} is a {verdict} that is recorded as {news!r}; it is counted as new")
+        news = "new"
+    elif news != worst_news([result.news]) and verdict in BAD_VERDICTS | {"PASS"}:
+        contradictions.append(f"{where} is recorded as {result.news!r}, but one of its checks as {news!r}")
+    if verdict == "PASS" and news in ("new", "known"):
+        contradictions.append(f"{where} is a PASS that is recorded as {news!r}; it is counted as {news}")
+    outcome = Outcome(number, result, verdict, news)
+    for check in result.checks:
+        found = check.news
+        if check.verdict in BAD_VERDICTS and found in ("ok", "skipped", "mended"):
+            found = "known" if news == "known" else "new"
+        outcome.judged.append(Judged(check.clause or NO_CLAUSE, outcome, check.verdict, found, check))
+    told = {j.clause for j in outcome.judged}
+    explained = any(j.verdict == verdict and j.news == news for j in outcome.judged)
+    for clause in dict.fromkeys(result.clauses or (() if told else (NO_CLAUSE,))):
+        if clause in told:
+            continue
+        # A clause that the test names but did not judge has the test's verdict, unless a check of another one gave it.
+        if verdict not in BAD_VERDICTS or not explained:
+            outcome.judged.append(Judged(clause, outcome, verdict, news))
+    if verdict in BAD_VERDICTS | {"PASS"} and not any(j.category == outcome.category for j in outcome.judged):
+        clause = next(iter(result.clauses), NO_CLAUSE)
+        outcome.judged.append(Judged(clause, outcome, verdict, news))
+    return outcome
+
+
+def outcomes_of(run: Run, contradictions: list[str]) -> list[Outcome]:
+    """One outcome for each test and target; of a test told twice the worse."""
+    found: dict[tuple[str, str], Outcome] = {}
+    for number, result in enumerate(run.results):
+        outcome = _judge(number, result, contradictions)
+        key = (result.test, result.target)
+        before = found.get(key)
+        if before is not None:
+            both = f"{before.verdict} and {outcome.verdict}"
+            contradictions.append(f"{result.test} on {result.target} is recorded twice ({both}); the worse one counts")
+            if severity(before.category) <= severity(outcome.category):
+                continue
+        found[key] = outcome
+    return list(found.values())

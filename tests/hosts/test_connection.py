@@ -1,0 +1,202 @@
+"""Connections to a real sshd on loopback: what goes through, what is refused, and what is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.hosts import connection as connections
+from harness.hosts.connection import Connection, HostError
+from tests.hosts.conftest import small_disk, wait_for
+from tests.hosts.proxy import Proxy
+from tests.hosts.sshd import Sshd, command, descendants, free_port
+
+
+@pytest.fixture
+def host(sshd: Sshd) -> Iterator[Connection]:
+    with Connection(sshd.spec()) as made:
+        yield made
+
+
+def fails(spec: object, says: str) -> HostError:
+    with pytest.raises(HostError) as caught:
+        Connection(spec)  # type: ignore[arg-type]
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_commands(host: Connection) -> None:
+    ran = host.run("echo out; echo 'it''s' >&2; cat; exit 3", input=b"in\0put")
+
+    assert (ran.status, ran.out, ran.err) == (3, b"out\nin\0put", b"its\n")
+    assert host.run("kill -9 $$").status == -1
+    assert host.run("false").status == 1 and host.run("echo '\"$HOME\"' \\\n x").text == '"$HOME" x'
+
+
+def test_output_is_bounded_and_a_full_stderr_stops_nobody(host: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "OUTPUT_MAX", 100_000)
+
+    ran = host.run("head -c 9000000 /dev/zero >&2; head -c 9000000 /dev/zero; echo done >&2")
+
+    assert (ran.status, len(ran.out), len(ran.err)) == (0, 100_000, 100_000)
+
+
+def test_a_command_has_a_deadline(host: Connection) -> None:
+    began = time.monotonic()
+    with pytest.raises(HostError, match=r"did not end within 0 s|did not end within 1 s"):
+        host.run("echo before >&2; sleep 30", deadline_s=0.6)
+    assert time.monotonic() - began < 3 and host.alive()
+    assert host.run("cat > /dev/null; echo well", input=b"x" * 5_000_000).text == "well"
+    assert host.run("echo early", input=b"x" * 5_000_000).text == "early"
+
+
+def test_upload(host: Connection, tmp_path: Path) -> None:
+    path, data = tmp_path / "a file's name", os.urandom(300_000)
+
+    assert host.upload(data, str(path), 0o700)
+    assert path.read_bytes() == data and path.stat().st_mode & 0o777 == 0o700
+    assert not host.upload(data, str(path), 0o700), "it was there already"
+    assert host.upload(b"", str(path)) and path.read_bytes() == b""
+    assert os.listdir(tmp_path) == [path.name, "sshd"] or sorted(os.listdir(tmp_path)) == [path.name, "sshd"]
+
+
+def test_upload_to_a_full_disk(host: Connection, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small") as folder:
+        with pytest.raises(HostError, match="cannot be written there: ") as caught:
+            host.upload(b"x" * 300_000, f"{folder}/file")
+        assert "\n" not in str(caught.value) and "No space left on device" in str(caught.value)
+        assert os.listdir(folder) == [], "half a file is no file"
+        assert host.upload(b"x" * 1000, f"{folder}/file"), "and it goes on"
+
+
+def test_a_small_answer_costs_little_more_than_the_ping(host: Connection) -> None:
+    channel = host.open("exec cat")
+    took = []
+    for _ in range(100):
+        began = time.perf_counter()
+        channel.sendall(b"x" * 300)
+        came = 0
+        while came < 300:
+            came += len(channel.recv(65536))
+        took.append(time.perf_counter() - began)
+
+    assert statistics.median(took) < 0.01, f"{statistics.median(took) * 1e3:.2f} ms"  # 0.2 ms; Nagle costs 40
+
+
+def test_no_thread_outlives_it(sshd: Sshd) -> None:
+    before = set(threading.enumerate())
+
+    with Connection(sshd.spec()) as host:
+        host.run("true")
+
+    assert wait_for(lambda: set(threading.enumerate()) <= before, 2), threading.enumerate()
+    with pytest.raises(HostError, match="it was closed"):
+        host.run("true")
+
+
+def test_wrong_key(sshd: Sshd) -> None:
+    error = fails(sshd.spec(identity_files=(sshd.make_key("other"),)), "refuses every key that was offered")
+    assert not error.passing and "other" in str(error) and "NSVM_SSH_PASSWORD" in str(error)
+
+
+def test_keys_that_are_none(sshd: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_text("this is no key")
+    fails(sshd.spec(identity_files=(tmp_path / "bad",)), "bad is no usable key")
+    fails(sshd.spec(identity_files=(tmp_path / "gone",)), "gone is not there")
+    fails(sshd.spec(identity_files=()), "has been offered no key")
+
+
+def test_changed_host_key(sshd: Sshd) -> None:
+    sshd.stop()
+    sshd.make_key("host")
+    sshd.start()
+
+    error = fails(sshd.spec(), "has changed")
+    assert "ssh-keygen -f" in str(error) and not error.passing
+
+
+def test_unknown_host_key(sshd: Sshd) -> None:
+    sshd.known_hosts.unlink()
+
+    error = fails(sshd.spec(), "is not known (ssh-ed25519 SHA256:")
+    assert f"ssh -p {sshd.port} " in str(error) and "ssh-keyscan" in str(error)
+
+
+def test_nobody_there(sshd: Sshd) -> None:
+    assert fails(sshd.spec(port=free_port()), "refuses the connection").passing
+    fails(sshd.spec(address="no-such-host.invalid"), "is not known")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        began = time.monotonic()
+        fails(sshd.spec(port=mute.getsockname()[1], connect_deadline_s=0.5), "")
+        assert time.monotonic() - began < 5
+
+
+def test_no_ssh_server(sshd: Sshd) -> None:
+    with Proxy(sshd.port) as proxy:
+        proxy.say_first = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+        proxy.cut_after(0)
+        fails(sshd.spec(port=proxy.port, connect_deadline_s=3), "no SSH connection")
+
+
+def test_a_password_is_nowhere_to_be_read(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = "correct-horse-battery"
+    monkeypatch.setenv("NSVM_SSH_PASSWORD", secret)
+    sshd.stop()
+    sshd.start("PasswordAuthentication yes")
+    with caplog.at_level(logging.DEBUG):
+        error = fails(sshd.spec(identity_files=()), "refuses the password")
+
+    assert secret not in str(error) + error.log + caplog.text + "".join(capfd.readouterr())
+    assert not any(secret in command(pid) for pid in [os.getpid(), *descendants(os.getpid())])
+
+
+def test_proxy_jump(sshd: Sshd, tmp_path: Path) -> None:
+    inner = Sshd(tmp_path / "inner")
+    try:
+        with open(sshd.known_hosts, "a") as known:
+            known.write(inner.known_hosts.read_text())
+        (inner.folder / "authorized_keys").write_text(sshd.user_key.with_suffix(".pub").read_text())
+        spec = sshd.spec(port=inner.port, proxy_jump=f"127.0.0.1:{sshd.port}")
+        with Connection(spec) as host:
+            assert host.run("echo through").text == "through"
+            sshd.cut()
+            assert wait_for(lambda: not host.alive(), 3)
+        inner.stop()
+        fails(spec, f"does not reach 127.0.0.1 port {inner.port}")
+    finally:
+        inner.stop()
+
+
+def test_the_session_is_killed(host: Connection, sshd: Sshd) -> None:
+    sshd.cut()
+
+    assert wait_for(lambda: not host.alive(), 3)
+    with pytest.raises(HostError, match="the SSH connection was lost: "):
+        host.run("true")
+
+
+@pytest.mark.parametrize("how", ["frozen", "silent"])
+def test_silence_is_noticed(sshd: Sshd, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert connections.KEEPALIVE_S + connections.ANSWER_S <= 15
+    monkeypatch.setattr(connections, "KEEPALIVE_S", 0.3)
+    monkeypatch.setattr(connections, "ANSWER_S", 0.7)
+    with Proxy(sshd.port) as proxy:
+        spec = replace(sshd.spec(), known_hosts=(proxy.known_hosts(sshd),), port=proxy.port)
+        with Connection(spec) as host:
+            time.sleep(0.8)
+            assert host.alive(), "an answer to a keepalive is a sign of life"
+            sshd.freeze() if how == "frozen" else proxy.stall()
+            with pytest.raises(HostError, match="no sign of life"):
+                host.run("true", deadline_s=5)
+    sshd.freeze(thaw=True)
