@@ -128,7 +128,7 @@ class Attempts:
             attempt = _of_lost(lost, l1)
         if watched is not None and attempt.verdict in ("PASS", "FAIL") and (failure := watched.l0_failure()):
             # Whatever the guest answered: an L0 that printed an oops is not one that works.
-            attempt = Attempt("CRASH", f"L0 failed: {failure}", universal=dict(l1.universal), log=watched.evidence())
+            attempt = Attempt("CRASH", f"L0 failed: {failure}", universal=dict(l1.universal))
             worker.session.restart("L0 failed")
         if (dirties := marked("dirties")) and worker.session.running:
             worker.session.running.dirty = str(dirties.args[0]) if dirties.args else "the test leaves state behind"

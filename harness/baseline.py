@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_KNOWN = {"clause", "tests", "verdict", "reason", "reference", "versions"}
+_KNOWN = {"clause", "tests", "verdict", "reason", "reference", "versions", "severity", "attack", "seen"}
+SEVERITIES = ("high", "medium", "low", "none")
+"""How bad a deviation is, as an attacker in L1 or L2 sees it."""
 _PART = re.compile(r"(>=|<=|==|<|>)\s*(\d+(?:\.\d+)*)")
 
 
@@ -20,7 +22,11 @@ class BaselineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """One known deviation. `tests` are node ids behind the "::", `*` standing for anything; empty: every test."""
+    """One known deviation. `tests` are node ids behind the "::", `*` standing for anything; empty: every test.
+
+    `severity`, `attack` (what an attacker in L1 or L2 gains) and `seen` (versions) make it a finding in
+    docs/findings.md.
+    """
 
     clause: str
     reason: str
@@ -28,6 +34,9 @@ class Deviation:
     verdict: str = "FAIL"
     tests: tuple[str, ...] = ()
     versions: str = ""
+    severity: str = ""
+    attack: str = ""
+    seen: tuple[str, ...] = ()
 
     def covers(self, clause: str, test: str) -> bool:
         """True if it speaks of that clause in that test (a node id)."""
@@ -45,14 +54,7 @@ class Baseline:
     def load(cls, path: Path, version: tuple[int, ...]) -> Baseline:
         """Reads a baseline file, keeping what applies to `version`; no file is an empty baseline. Raises
         BaselineError."""
-        if not path.exists():
-            return cls()
-        try:
-            tables = tomllib.loads(path.read_text()).get("deviation", [])
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise BaselineError(f"{path}: {error}") from None
-        read = [_deviation(table, path) for table in tables]
-        return cls(tuple(deviation for deviation in read if in_range(deviation.versions, version)))
+        return cls(tuple(deviation for deviation in read_all(path) if in_range(deviation.versions, version)))
 
     @classmethod
     def load_all(cls, paths: Iterable[Path], version: tuple[int, ...]) -> Baseline:
@@ -66,6 +68,17 @@ class Baseline:
     def promised(self, clause: str, test: str) -> Deviation | None:
         """An entry that names this test (not merely its clause) and so says that it deviates."""
         return next((d for d in self.deviations if d.tests and d.covers(clause, test)), None)
+
+
+def read_all(path: Path) -> list[Deviation]:
+    """All entries of a baseline file, for whatever version; no file has none. Raises BaselineError."""
+    if not path.exists():
+        return []
+    try:
+        tables = tomllib.loads(path.read_text()).get("deviation", [])
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BaselineError(f"{path}: {error}") from None
+    return [_deviation(table, path) for table in tables]
 
 
 def in_range(versions: str, version: tuple[int, ...]) -> bool:
@@ -102,6 +115,17 @@ def _deviation(table: dict[str, Any], path: Path) -> Deviation:
     if verdict not in ("FAIL", "CRASH", "HANG"):
         raise BaselineError(f"{path}: {name}: verdict {verdict!r} is none of FAIL, CRASH, HANG")
     in_range(table.get("versions", ""), ())
+    severity = table.get("severity", "")
+    if severity and (severity not in SEVERITIES or not table.get("attack")):
+        raise BaselineError(f"{path}: {name}: severity is one of {', '.join(SEVERITIES)}, and attack says why")
     return Deviation(
-        name, table["reason"], table["reference"], verdict, tuple(table.get("tests", ())), table.get("versions", "")
+        clause=name,
+        reason=table["reason"],
+        reference=table["reference"],
+        verdict=verdict,
+        tests=tuple(table.get("tests", ())),
+        versions=table.get("versions", ""),
+        severity=severity,
+        attack=table.get("attack", ""),
+        seen=tuple(table.get("seen", ())),
     )

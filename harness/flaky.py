@@ -2,7 +2,7 @@
 all of them is flaky, and is named.
 
 Compared are the outcomes of a test on a target. A run that was cut short is compared as far as it goes: what it did
-not come to does not differ; what a whole run does not hold, and another one does, differs.
+not come to does not differ. Where runs were to do the same, what one holds and another whole one does not, differs.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class Comparison:
         }
 
 
-def compare(summaries: Mapping[str, Summary]) -> Comparison:
-    """Compares runs by name, in their order."""
+def compare(summaries: Mapping[str, Summary], *, same: bool = True) -> Comparison:
+    """Compares runs by name, in their order. `same`: they were asked to run the same tests."""
     told = list(summaries.values())
     by_test = [{(o.test, o.target): o for o in summary.outcomes} for summary in told]
     cut = [summary.cut_short or bool(summary.run.interrupted) for summary in told]
@@ -127,13 +127,16 @@ def compare(summaries: Mapping[str, Summary]) -> Comparison:
         found = [outcomes.get((test, target)) for outcomes in by_test]
         tests += sum(outcome is not None for outcome in found) > 1
         seen = [
-            _seen(outcome) if outcome is not None else None if short or target not in on else Seen(ABSENT)
+            _seen(outcome) if outcome is not None else None if short or not same or target not in on else Seen(ABSENT)
             for outcome, short, on in zip(found, cut, targets, strict=True)
         ]
         if len({each.told for each in seen if each is not None}) > 1:
             rerun = next((o.result.rerun for o in found if o is not None and o.result.rerun), "")
             flaky.append(Flaky(test, target, seen, rerun))
-    return Comparison(list(summaries), told, tests, flaky, _notes(summaries, cut))
+    notes = _notes(summaries, cut)
+    if not same and len(keys) > tests:
+        notes.append(f"tests in one run only: {len(keys) - tests}")
+    return Comparison(list(summaries), told, tests, flaky, notes)
 
 
 def spans(numbers: Iterable[int]) -> str:

@@ -54,6 +54,7 @@ class L1:
         """Forgets what this test did so far."""
         self._next_blob = BLOBS
         self._next_page = places.SCRATCH
+        self._pending: list[Step] = []  # to be done before the next scenario
         self.mismatch: Match | None = None
         self.universal: dict[str, Match] = {}
         self.guests: list[Guest] = []
@@ -166,7 +167,7 @@ class L1:
         if addr + pages * PAGE > places.SCRATCH_END:
             raise MemoryError("the arena has no pages left")
         self._next_page += pages * PAGE
-        self.fill(addr, pages * PAGE, 0)
+        self._pending.append(steps.mem_fill(addr, pages * PAGE, 0))  # a round trip less
         return addr
 
     def host_state(self) -> dict[str, int]:
@@ -236,8 +237,11 @@ class L1:
         """Runs a scenario on the session; the answer record of each step."""
         if guest is not None:
             self.vmruns += 1
+        pending, self._pending = self._pending, []
+        if pending:
+            scenario = Scenario([*pending, *scenario.items])
         self.digests.append(scenario.digest())
-        return self.session.run(scenario, deadline_s or self._deadline_s)
+        return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
 
     def judge(self, exit: Exit, guest: Guest, *, gif_known: bool) -> None:
         """Asks the universal checks of an exit and remembers the first failure of each."""

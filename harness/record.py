@@ -218,7 +218,7 @@ class Universal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that befell a target: boot, reset, crash, hang, garbage or restart."""
+    """Something that befell a target: boot, reset, crash, hang, garbage, restart or warning (of L0)."""
 
     KIND: ClassVar[str] = "event"
     target: str

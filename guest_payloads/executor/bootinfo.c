@@ -52,7 +52,7 @@ static void read_uart_port(const char *text)
         boot.uart_port = (u16)port;
 }
 
-/* uart=0x2f8, console=e9, console=block. */
+/* uart=0x2f8, console=e9, console=block, console=virtio. */
 static void read_command_line(const char *text)
 {
     const char *value = option(text, "uart=");
@@ -62,6 +62,8 @@ static void read_command_line(const char *text)
         boot.console = CONSOLE_E9;
     else if (option(text, "console=block"))
         boot.console = CONSOLE_BLOCK;
+    else if (option(text, "console=virtio"))
+        boot.console = CONSOLE_VIRTIO;
 }
 
 static void read_multiboot1(const u8 *info)

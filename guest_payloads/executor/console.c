@@ -12,6 +12,8 @@ void console_start(void)
         return;
     if (kind == CONSOLE_BLOCK && block_console_start())
         return;
+    if (kind == CONSOLE_VIRTIO && virtio_console_start())
+        return;
     uart_start(boot.uart_port);
     kind = boot_kind == BOOT_PVH && !uart_is_there() && xen_console_start() ? CONSOLE_XEN : CONSOLE_UART;
 }
@@ -23,6 +25,8 @@ int console_get(u8 *errors)
         return xen_console_get();
     case CONSOLE_BLOCK:
         return block_console_get();
+    case CONSOLE_VIRTIO:
+        return virtio_console_get();
     case CONSOLE_E9:            /* it only prints */
         return -1;
     default:
@@ -37,6 +41,8 @@ void console_put(const u8 *bytes, u32 size)
         return xen_console_put(bytes, size);
     case CONSOLE_BLOCK:
         return block_console_put(bytes, size);
+    case CONSOLE_VIRTIO:
+        return virtio_console_put(bytes, size);
     case CONSOLE_E9:
         for (u32 i = 0; i < size; i++)
             out8(PORT_E9, bytes[i]);

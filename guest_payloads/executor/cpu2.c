@@ -22,9 +22,10 @@ void start_cpu2(void)
     memcpy((void *)TRAMPOLINE_PA, trampoline_start, (unsigned long)(trampoline_end - trampoline_start));
     apic_send(cpu_apic_ids[1], APIC_INIT);
     wait_us(200);
+    /* The MADT says that it is there. On a busy host the thread that plays it may come late: the second wait is a second. */
     for (u32 attempt = 0; attempt < 2 && state == ABSENT; attempt++) {
         apic_send(cpu_apic_ids[1], APIC_STARTUP | TRAMPOLINE_PA >> 12);
-        for (u32 tries = 0; tries < 200 && state == ABSENT; tries++)
+        for (u32 tries = 0; tries < (attempt ? 10000 : 200) && state == ABSENT; tries++)
             wait_us(100);
     }
     if (state != ABSENT)

@@ -192,8 +192,13 @@ int block_console_start(void);  /* 0 where there is none */
 int block_console_get(void);
 void block_console_put(const u8 *bytes, u32 size);
 
+/* virtio_console.c */
+int virtio_console_start(void); /* 0 where there is none */
+int virtio_console_get(void);
+void virtio_console_put(const u8 *bytes, u32 size);
+
 /* console.c */
-enum { CONSOLE_UART, CONSOLE_XEN, CONSOLE_BLOCK, CONSOLE_E9 };
+enum { CONSOLE_UART, CONSOLE_XEN, CONSOLE_BLOCK, CONSOLE_VIRTIO, CONSOLE_E9 };
 void console_start(void);
 int console_get(u8 *errors);
 void console_put(const u8 *bytes, u32 size);

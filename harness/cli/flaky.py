@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.folders[0]}: one run alone cannot be compared; give two, or the folder of a --repeat")
     summaries = {name: summarise(load(folder / FILE_NAME)) for name, folder in found.items()}
     statuses = [summary.exit_status for summary in summaries.values()]
-    comparison = compare(summaries)
+    comparison = compare(summaries, same=len(args.folders) == 1)
     if args.json:
         print(json.dumps(comparison.as_json(statuses), indent=1, ensure_ascii=False))
     else:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.command import LOG
 from harness.cli.console import HarnessError, UserError, say
-from harness.cli.debian import Need, ensure
+from harness.cli.debian import Need, ensure, missing_build_tools
 
 if TYPE_CHECKING:
     from harness.sim.error import SimError
+    from harness.sim.state import State
 
+SVM_LEAF = 0x8000000A
 RESTORE_DEADLINE_S = 30.0
 
 _BUILD = """\
@@ -110,6 +114,7 @@ def _for_people(error: SimError) -> UserError | HarnessError:
 
 
 def _build(args: argparse.Namespace) -> int:
+    from harness.hosts.cpu_bits import of_edx
     from harness.sim.build import Wanted, build
 
     wanted = Wanted(
@@ -131,11 +136,39 @@ def _build(args: argparse.Namespace) -> int:
         need = Need("qemu-system-x86_64", "qemu-system-x86", "emulates the machine of a simulated host")
         ensure([need], may_install=not args.no_install, log=LOG / "apt.log")
     state, new = build(wanted, say, force=args.force)
+    if new and state.available:
+        state = _seen_by_guest(state)
     took = f" in {state.measured['build_s']:.0f} s" if new else ", nothing has changed"
     print(f"sim:{state.name}: {state.l0_version} on {state.qemu_version}, {state.size / 1e6:.0f} MB{took}")
+    if state.edx is not None:
+        print(f"its guests see Fn8000_000A EDX {state.edx:08x}: {' '.join(of_edx(state.edx))}")
     if not state.available:
         print(f"not available as a target: {state.reason}")
     return 0
+
+
+def _seen_by_guest(state: State) -> State:
+    """The state with the SVM features that a guest there is offered, where the executor can be started to ask."""
+    from harness.cli import machine
+    from harness.link import Link, LinkError
+    from harness.targets.base import TargetError
+
+    if missing_build_tools():
+        return state
+    with tempfile.TemporaryDirectory(prefix="nsvm-") as workdir:
+        target = machine.make_target(f"sim:{state.name}", Path(workdir), machine.Programs())
+        try:
+            machine.build_executor()
+            link = Link(target.start(), lane=None, round_trip_s=target.capabilities().round_trip_s)
+            leaves = link.hello(target.capabilities().boot_deadline_s).cpuid.leaves
+        except (TargetError, LinkError, HarnessError) as error:
+            say(f"warning: no guest was started there: {target.exit_reason() or error}")
+            return state
+        finally:
+            getattr(target, "close", target.stop)()
+    state = dataclasses.replace(state, edx=leaves[SVM_LEAF, 0][3] if (SVM_LEAF, 0) in leaves else 0)
+    state.save()
+    return state
 
 
 def _list(args: argparse.Namespace) -> int:

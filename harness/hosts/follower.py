@@ -36,6 +36,9 @@ class Follower:
     def __init__(self, ring: Ring) -> None:
         self.why_not = "not started"
         self.boot_id = ""
+        self.reboots = 0
+        self.greeted = threading.Event()
+        """Set once it is known which boot this is."""
         self.taint: int | None = None
         """What it was when the following began."""
         self._ring = ring
@@ -51,6 +54,7 @@ class Follower:
         self.stop()
         self._stopping = False
         self.why_not = ""
+        self.greeted.clear()
         self._stream = host.open(FOLLOW)
         self._thread = threading.Thread(target=self._follow, args=(host,), daemon=True, name="kernel log")
         self._thread.start()
@@ -110,12 +114,14 @@ class Follower:
         match header.what:
             case "boot" if header.text != self.boot_id:
                 if self.boot_id:
+                    self.reboots += 1
                     self._ring.append("--- the host has been booted anew ---", Grade.NOTEWORTHY)
                 self.boot_id, self.taint = header.text, None
                 self._last, self._old_until, self._newest_us = None, None, 0
             case "taint" if self.taint is None and header.text.isdecimal():
                 self.taint = int(header.text)
             case "up" | "last":
+                self.greeted.set()
                 at = header.time_us()
                 if header.what == "last" and at is not None and at < self._newest_us:
                     self._last = None  # an emulated host that was restored: it has the same boot id and lives again

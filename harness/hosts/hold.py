@@ -10,6 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from harness.hosts import tracepoints
 from harness.hosts.cleanup import end_guests
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
@@ -139,6 +140,8 @@ class Hold:
         """Ends guests of runs that are gone; other workers of this run may have theirs already."""
         for name in end_guests(connection, l0, besides=self.guest_prefix):
             self.story.append(f"host {self.spec.name}: ended the guest {name}, which a dead run had left")
+        if l0.kind == "kvm":
+            connection.run(tracepoints.cleanup_script())
 
 
 _holds: dict[tuple[HostSpec, str, str], Hold] = {}

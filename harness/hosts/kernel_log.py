@@ -35,6 +35,12 @@ kill $k 2>/dev/null
 """
 """Shell text that prints a header and then the log for ever; it ends when its stdin does."""
 
+LAST_WORDS: Final = (
+    "for d in /sys/fs/pstore /var/lib/systemd/pstore; do find $d -type f -name 'dmesg*' -mmin -30; done | sort | "
+    'head -n 8 | while read -r f; do echo "$f:"; head -c 16384 $f; echo; done | head -c 49152'
+)
+"""Shell text that prints what firmware kept of the log of a kernel that died in the last half hour, where it can."""
+
 RECORD_MAX: Final = 16 * 1024
 KERN: Final = 0
 

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from harness.frames import printable
 from harness.hosts import tracepoints, xen_log
 from harness.hosts.follower import Follower, Opens
+from harness.hosts.kernel_log import LAST_WORDS
 from harness.hosts.problems import Grade, grade_of
 from harness.hosts.ring import Ring
 from harness.hosts.sections import Sections
@@ -23,6 +24,7 @@ from harness.hosts.taint import became, describe
 LOOK_DEADLINE_S: Final = 5.0
 SETTLE_S: Final = 0.3
 NOTED_MAX: Final = 20
+DIED_MAX: Final = 48 * 1024
 EVIDENCE_MAX: Final = 60_000  # characters; the record keeps 64 KiB of a text
 
 
@@ -61,6 +63,7 @@ class Watch:
         self._looking = threading.Lock()
         self._taint: int | None = None
         self._boot_id = ""
+        self._reboots = 0  # of which the last words were asked for
         self._traced: str | None = None
         self._trace = ""
 
@@ -133,6 +136,10 @@ class Watch:
         asked = {"taint": "cat /proc/sys/kernel/tainted"}
         if self._kind == "xen":
             asked["xen"] = xen_log.READ
+        self._follower.greeted.wait(SETTLE_S)
+        reboots = self._follower.reboots
+        if reboots > self._reboots:
+            asked["died"] = LAST_WORDS
         if self._traced is not None:
             asked["trace"] = tracepoints.read_command(self._traced)
         sections = Sections(asked)
@@ -144,6 +151,11 @@ class Watch:
         self._follower.quiet(SETTLE_S)
         self._take_taint(answers.get("taint", b""))
         self._take_xen(answers.get("xen"))
+        if "died" in answers:
+            self._reboots = reboots
+            for line in printable(answers["died"], DIED_MAX).strip().split("\n"):
+                if line:
+                    self._ring.append(f"(kept by firmware) {line}")
         if "trace" in answers:
             self._trace = tracepoints.tidy(printable(answers["trace"], tracepoints.TRACE_MAX))
         return None

@@ -55,7 +55,7 @@ def end_of(log: str) -> str | None:
         return "Xen: the domain was destroyed"
     errors = [line.strip() for line in log.splitlines() if re.search(r"\b(error|failed|invalid|cannot)\b", line, re.I)]
     if errors:
-        first = re.sub(r"^libxl: error: \S+?:\d+:\S+? ?", "", errors[0])
+        first = re.sub(r"^libxl: error: [^\s:]+:\d+:(\w+:)? ?", "", errors[0])
         return f"Xen: the domain could not be made: {first[:300]}"
     return None
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,7 +28,7 @@ from harness.sim.kvm_image import KvmImage
 from harness.sim.machine import OuterMachine
 from harness.sim.outer_qemu import OuterQemu
 from harness.sim.packages import Package, PackageView, unpack
-from harness.sim.root import Packages
+from harness.sim.root import READY, Packages
 from harness.sim.state import IMAGE_FORMAT, STATE, State, check_name, home, load
 from harness.sim.xen_image import XenImage
 
@@ -127,13 +128,17 @@ class _Kit:
         self._qemu = self._find_qemu()
 
     def usual_name(self) -> str:
-        """The name where none is given: by kind and version, the first suite's without one."""
+        """The name where none is given: what is unusual about it stands in it."""
         wanted = self._wanted
         if wanted.kernel or wanted.xen:
             raise SimError("give what you build a name: --name kvm-mine, --name xen-mine")
-        if wanted.suite == SUITE:
-            return wanted.kind
-        return f"{wanted.kind}@{self._image.version(self._packages)}"
+        name = f"{wanted.kind}-qemu" if wanted.with_qemu else wanted.kind
+        if wanted.suite != SUITE:
+            name += f"@{self._image.version(self._packages)}"
+        if wanted.qemu or wanted.outer_suite:
+            found = re.search(r"\d+\.\d+", self._qemu.version)
+            name += f"-on-qemu-{found[0]}" if found else "-on-qemu"
+        return name
 
     def inputs(self) -> str:
         """A hash of all that the state is made of."""
@@ -178,6 +183,7 @@ class _Kit:
             l0_version_tuple=(),
             host_key=host.public_line(),
             paused=self._image.paused,
+            vmm="qemu" if self._wanted.with_qemu else "",
             built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             made_of=self._made_of(),
         )
@@ -189,6 +195,7 @@ class _Kit:
             with self._timed("booting it on the emulated machine") as boot:
                 machine.launch(None, BOOT_DEADLINE_S)
                 try:
+                    machine.await_console(READY, BOOT_DEADLINE_S)
                     spec = machine.reach(BOOT_DEADLINE_S)
                     with _connected(spec) as connection:
                         boot.stop()

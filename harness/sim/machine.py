@@ -2,14 +2,13 @@
 
 QEMU gets everything handed down: its monitor and the serial port are socket pairs, the saved state is an open file,
 the port that leads to the host's SSH is chosen by the system. Nothing to race for, nothing to leave behind but a
-file with the host's key in a folder of its own.
+file with the host's key, which the next run removes if this one cannot.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import tempfile
 import threading
@@ -24,16 +23,17 @@ from harness.sim.error import SimError
 from harness.sim.qmp import Qmp
 from harness.sim.state import STATE, State, build_command
 from harness.targets.base import TargetError
-from harness.targets.process import Child, reap_leftovers, signal_name
+from harness.targets.process import Child, reap_leftovers, signal_name, state_directory
 
 CONSOLE_KEPT = 256 * 1024
 PANIC = re.compile(r"Kernel panic - not syncing.*")
 OOPS = re.compile(
     r"(?:BUG: unable to handle .*|BUG: kernel NULL pointer .*|kernel BUG at .*|Oops: .*\[#\d+\].*"
-    r"|general protection fault.*\[#\d+\].*|\(XEN\) FATAL (?:TRAP|PAGE FAULT).*)"
+    r"|general protection fault.*\[#\d+\].*|\(XEN\) .*FATAL (?:TRAP|PAGE FAULT).*)"
 )
-XEN_PANIC = re.compile(r"\(XEN\) Panic on CPU \d+:\s*\n(?:\(XEN\) )?(.*)")
+XEN_PANIC = re.compile(r"\(XEN\) (?:\[[^\]\n]*\] )?Panic on CPU \d+:\s*\n(?:\(XEN\) (?:\[[^\]\n]*\] )?)?(.*)")
 ENDED_WAIT_S = 1.0
+FIRST_PATIENCE_S = 2.0
 
 
 class OuterMachine:
@@ -44,7 +44,7 @@ class OuterMachine:
         self._child: Child | None = None
         self._qmp: Qmp | None = None
         self._console: _SerialLog | None = None
-        self._folder: Path | None = None
+        self._known_hosts: Path | None = None
         self._last_log = ""
         self.port = 0
 
@@ -79,7 +79,11 @@ class OuterMachine:
             fds = [end.fileno() for end in theirs]
             argv = fill(self._state.argv, qmp=fds[0], console=fds[1], incoming=saved)
             more = [] if saved is None else [saved]
-            self._child = Child(argv, cwd=self._state.directory, pass_fds=[*fds, *more])
+            handle, name = tempfile.mkstemp(prefix="known-hosts-", dir=state_directory())
+            os.close(handle)
+            self._known_hosts = Path(name)
+            files = [self._known_hosts]
+            self._child = Child(argv, cwd=self._state.directory, files=files, pass_fds=[*fds, *more])
         except TargetError as error:
             for end in ours:
                 end.close()
@@ -101,6 +105,20 @@ class OuterMachine:
             raise SimError(f"sim:{self._state.name} is not running")
         return self._qmp
 
+    def await_console(self, text: str, deadline_s: float) -> None:
+        """Waits until the host has written that to its serial port.
+
+        A connection made before the host can answer would wait for the outer machine's TCP, which asks again after
+        6, 12 and 24 seconds.
+        """
+        deadline = time.monotonic() + deadline_s
+        while text not in self.console_tail():
+            if not self.alive():
+                raise SimError("it ended while it booted")
+            if time.monotonic() >= deadline:
+                raise SimError(f"it has not come up after {deadline_s:.0f} s")
+            time.sleep(0.05)
+
     def reach(self, deadline_s: float) -> HostSpec:
         """Waits until the host's SSH server greets, and says how to reach it."""
         found = re.search(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)", self.qmp.human("info usernet"))
@@ -108,17 +126,17 @@ class OuterMachine:
             raise SimError("the outer machine has no port that leads to its SSH")
         self.port = int(found[1])
         self._await_greeting(deadline_s)
-        self._folder = Path(tempfile.mkdtemp(prefix="nsvm-sim-"))
-        known_hosts = self._folder / "known_hosts"
-        known_hosts.write_text(f"[127.0.0.1]:{self.port} {self._state.host_key}\n")
+        assert self._known_hosts is not None
+        self._known_hosts.write_text(f"[127.0.0.1]:{self.port} {self._state.host_key}\n")
         return HostSpec(
             name=self._state.name,
             address="127.0.0.1",
             port=self.port,
             user="root",
             l0=self._state.kind,
+            vmm=self._state.vmm,
             identity_files=(self._state.directory / "id",),
-            known_hosts=(known_hosts,),
+            known_hosts=(self._known_hosts,),
             connect_deadline_s=10.0,
             grace_s=0.0,
             disposable=True,
@@ -137,9 +155,7 @@ class OuterMachine:
             self._qmp = None
         if self._console is not None:
             self._console.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._known_hosts = None  # removed with the child
 
     def alive(self) -> bool:
         """Whether it runs, and nothing is broken in its kernel or Xen."""
@@ -180,21 +196,23 @@ class OuterMachine:
         return SimError(f"sim:{self._state.name} did not come up: {reason or error}", log)
 
     def _await_greeting(self, deadline_s: float) -> None:
+        """Waits for the SSH server; asks again, as a busy machine may lose what comes first."""
         deadline = time.monotonic() + deadline_s
-        why = "nothing"
+        why, patience_s = "nothing", FIRST_PATIENCE_S
         while (left := deadline - time.monotonic()) > 0:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=left) as connection:
-                    connection.settimeout(max(deadline - time.monotonic(), 0.01))
+                    connection.settimeout(min(patience_s, left))
                     greeting = connection.recv(64)
                 if greeting.startswith(b"SSH-"):
                     return
                 why = f"{greeting[:32]!r}"
+                time.sleep(0.02)
             except OSError as error:
                 why = str(error)
+            patience_s *= 1.5
             if not self.alive():
                 break
-            time.sleep(0.05)
         raise SimError(f"its SSH server says {why}")
 
 

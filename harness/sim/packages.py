@@ -78,6 +78,7 @@ class PackageView:
         self.suite = suite
         self.archives = directory / "archives"
         self._directory = directory
+        self._complaint: str | None = None
 
     def refresh(self) -> str | None:
         """Reads the archive's lists. Gives a warning if that failed and older lists are used."""
@@ -91,10 +92,10 @@ class PackageView:
             ran = self._apt(["update", "-q", "--error-on=any"], UPDATE_DEADLINE_S)
         if ran.returncode == 0:
             return None
-        complaint = _complaint(ran, f"apt could not read the lists of {self.suite}")
+        self._complaint = _complaint(ran, f"apt could not read the lists of {self.suite}")
         if any((self._directory / "lists").glob("*Packages*")):
-            return f"{complaint}; going on with the lists of before"
-        raise SimError(complaint)
+            return f"{self._complaint}; going on with the lists of before"
+        raise SimError(self._complaint)
 
     def resolve(self, wanted: Sequence[str]) -> list[Package]:
         """`wanted` and all they depend on, in apt's versions."""
@@ -102,7 +103,7 @@ class PackageView:
         with self._locked():
             ran = self._apt(arguments, UPDATE_DEADLINE_S)
         if ran.returncode:
-            raise SimError(_complaint(ran, f"{self.suite} has no {' '.join(wanted)}"))
+            raise SimError(self._complaint or _complaint(ran, f"{self.suite} has no {' '.join(wanted)}"))
         found = [package for line in ran.stdout.splitlines() if (package := Package.parse(line))]
         if not found:
             raise SimError(f"apt says nothing about {' '.join(wanted)} in {self.suite}")
@@ -241,5 +242,5 @@ APT::Sandbox::User "root";
 APT::Architecture "amd64";
 APT::Architectures {{ "amd64"; }};
 Acquire::Languages "none";
-Acquire::Retries "3";
+Acquire::Retries "2";
 """

@@ -21,6 +21,9 @@ LOADER = "lib64/ld-linux-x86-64.so.2"
 LOADED_LATE = ("libgcc_s.so.1",)
 """What programs load only when they need it."""
 
+READY = "nsvm: ready"
+"""What the host writes to its console when all is done; the SSH server starts then."""
+
 INITTAB = """\
 ::sysinit:/etc/rc
 ::respawn:/usr/sbin/dropbear -F -s -r /etc/dropbear/host_key -p 22
@@ -140,7 +143,7 @@ class Root:
 
     def archive(self, rc: str) -> bytes:
         """The initramfs, with what is to be done at boot after loading the modules."""
-        script = RC_BEGIN + "".join(self._modules) + RC_NETWORK + rc + 'echo "nsvm: ready $(cat /proc/uptime)"\n'
+        script = RC_BEGIN + "".join(self._modules) + RC_NETWORK + rc + f'echo "{READY} $(cat /proc/uptime)"\n'
         self.entries["etc/rc"] = file(script, 0o755)
         return archive(self.entries)
 

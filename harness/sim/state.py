@@ -41,6 +41,8 @@ class State:
     host_key: str
     paused: bool
     """Whether the machine was stopped when saved and must be told to go on."""
+    vmm: str = ""
+    """The VMM that its guests run under, if not the usual one."""
     available: bool = True
     reason: str = ""
     """Why no nested guest can be started there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from . import registers as r
 from .condition import evaluate
@@ -34,6 +34,7 @@ class Cpuid(Mapping[tuple[int, int], Leaf]):
     """CPUID leaves by (leaf, subleaf). `leaf()` gives zeros for those that were not recorded."""
 
     leaves: Mapping[tuple[int, int], Leaf]
+    _known: dict[str, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for key, values in self.leaves.items():
@@ -143,6 +144,12 @@ class Cpuid(Mapping[tuple[int, int], Leaf]):
 
         LMSLE has no bit of its own: it is inferred from long mode and the absence of "EferLmsleUnsupported".
         """
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = self._look(name)
+        return known
+
+    def _look(self, name: str) -> bool:
         item = feature(name)
         if item is None:
             raise ValueError(f"unknown CPU feature {name!r}; known: {', '.join(sorted(FEATURES))}")

@@ -61,18 +61,21 @@ def _offered(name: str) -> _Switch:
     return lambda before, cpuid: cpuid.has(name)
 
 
+_DECODE_ASSISTS = _offered("DecodeAssists")
+_SHADOW_STACK = _offered("CET_SS")
+
 _SWITCHES: dict[str, _Switch] = {
     "nrip": _offered("NRIPS"),
-    "insn_len": _offered("DecodeAssists"),
-    "insn_bytes": _offered("DecodeAssists"),
+    "insn_len": _DECODE_ASSISTS,
+    "insn_bytes": _DECODE_ASSISTS,
     "bus_lock_count": lambda before, cpuid: cpuid.has("BusLockThreshold") and before.intercepts("buslock"),
     "v_gif": _vgif,
     "v_nmi": _vnmi,
     "v_nmi_mask": _vnmi,
     "g_pat": _nested_paging,
-    "s_cet": _offered("CET_SS"),
-    "ssp": _offered("CET_SS"),
-    "isst_addr": _offered("CET_SS"),
+    "s_cet": _SHADOW_STACK,
+    "ssp": _SHADOW_STACK,
+    "isst_addr": _SHADOW_STACK,
     "spec_ctrl": _offered("SpecCtrl"),
     "vmgexit_rax": _sev,
     "vmgexit_cpl": _sev,
@@ -123,11 +126,15 @@ def may_write(where: str | int, before: Vmcb, cpuid: Cpuid) -> bool:
 
 def exit_write_masks(before: Vmcb, cpuid: Cpuid) -> bytes:
     """4096 bytes; a set bit may be changed by #VMEXIT (written, or the APM is silent). All others must be as before."""
+    return _mask(before, cpuid).to_bytes(VMCB_SIZE, "little")
+
+
+def _mask(before: Vmcb, cpuid: Cpuid) -> int:
     mask = _FIXED_MASK
-    for name, switch in _SWITCHES.items():
+    for switch, switched in _SWITCHED:
         if switch(before, cpuid):
-            mask |= _page_mask(field(name))
-    return mask.to_bytes(VMCB_SIZE, "little")
+            mask |= switched
+    return mask
 
 
 def _page_mask(item: Field) -> int:
@@ -154,16 +161,26 @@ def _fixed_mask() -> int:
     return mask
 
 
+def _switched_masks() -> tuple[tuple[_Switch, int], ...]:
+    """What each switch lets #VMEXIT change."""
+    masks: dict[_Switch, int] = {}
+    for name, switch in _SWITCHES.items():
+        masks[switch] = masks.get(switch, 0) | _page_mask(field(name))
+    return tuple(masks.items())
+
+
 _FIXED_MASK = _fixed_mask()
+_SWITCHED = _switched_masks()
 
 
 def forbidden_changes(before: Vmcb, after: Vmcb, cpuid: Cpuid) -> list[FieldChange]:
     """Differences that #VMEXIT may not have made, by whole field. An entry gives the whole values before and after."""
-    masks = exit_write_masks(before, cpuid)
-    was, now, mask = (int.from_bytes(page, "little") for page in (before.data, after.data, masks))
-    if not (was ^ now) & ~mask:  # nearly always, and this runs after every VMRUN
+    mask = _mask(before, cpuid)
+    was, now = (int.from_bytes(page.data, "little") for page in (before, after))
+    forbidden = (was ^ now) & ~mask
+    if not forbidden:  # nearly always, and this runs after every VMRUN
         return []
-    allowed = Vmcb(bytes(a & m | b & ~m & 0xFF for a, b, m in zip(after.data, before.data, masks, strict=True)))
+    allowed = Vmcb((now ^ forbidden).to_bytes(VMCB_SIZE, "little"))
     return [
         change if change.field is None else FieldChange(
             change.name, change.offset, change.width_bytes, before[change.name], after[change.name], change.field

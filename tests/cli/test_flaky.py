@@ -91,6 +91,9 @@ def test_what_a_whole_run_does_not_hold_differs(tmp_path: Path) -> None:
 
     assert [each.told for each in found.flaky] == ["PASS in run 1; absent in run 2"]
 
+    found = flaky.compare(dict(zip(found.names, found.summaries, strict=True)), same=False)
+    assert (list(found.flaky), list(found.notes)) == ([], ["tests in one run only: 1"])
+
 
 def test_an_interrupted_run_may_lack_tests(tmp_path: Path) -> None:
     first, second = written(tmp_path / "1", {"t::a": PASS, "t::b": PASS}), tmp_path / "2"

@@ -10,7 +10,7 @@ import pytest
 
 from harness.answer_bytes import encode_code, encode_host_state, encode_vmrun, encode_window
 from harness.hello import Hello
-from harness.lies import UNIVERSAL_LIES, lies_of, record_lies
+from harness.lies import UNIVERSAL_LIES, WORDS_MAX, fine_lies, lies_of, raised_by, record_lies
 from harness.replay import AnswersError, OutOfAnswers, Recorded, ReplaySession, pack, read_answers
 from harness.scenario import Scenario
 from harness.session import TargetLost
@@ -19,6 +19,7 @@ from harness.steps import (
     Fault,
     Op,
     Phase,
+    RaiseKind,
     Record,
     Status,
     VmrunAnswer,
@@ -27,6 +28,8 @@ from harness.steps import (
     decode_host_state,
     decode_vmrun,
     decode_window,
+    mem_read,
+    raise_event,
 )
 from harness.svm import Cpuid
 from tests.harness.test_plugin import ROOT, suite  # noqa: F401  # a fixture
@@ -98,6 +101,44 @@ def test_each_kind_of_answer_is_lied_about(record, name):
 
     assert name in {lie.what for lie in lies}
     assert all(lie.records != [record] for lie in lies)
+
+
+def test_fine_lie_alters_one_word():
+    memory = bytes(0xF8) + (0x1234).to_bytes(8, "little")
+    told = [record.body for _, record in fine_lies(Record(Op.MEM_READ, Status.OK, 0, memory), None, [])]
+
+    assert told[0] == bytes(0xF8) + (0x1234 ^ (1 << 64) - 1).to_bytes(8, "little")
+    assert len(told) == 32 + WORDS_MAX + WORDS_MAX
+    for body in told:
+        wrong = [at for at in range(len(memory)) if body[at] != memory[at]]
+        assert len(wrong) in (2, 4, 8) and wrong[0] % len(wrong) == 0 and wrong[-1] - wrong[0] < len(wrong)
+
+
+def test_fine_lies_about_events():
+    _, record = vmrun_record(events=[EVENT, FAULT])
+    told = {}
+    for what, lie in fine_lies(record, None, [0x61]):
+        told.setdefault(what, []).append(decode_vmrun(lie).events)
+
+    assert [event.vector for event in told["VMRUN event added"][0]] == [2, 13, 0x61]
+    assert told["VMRUN events' order"] == [[FAULT, EVENT]]
+    assert [events[0].rip for events in told["VMRUN event's RIP"][:2]] == [0, (1 << 64) - 1]
+    assert told["VMRUN event's error code"][1][1].error is None
+
+
+def test_fine_lies_come_last_and_only_where_they_are_asked_for():
+    _, record = vmrun_record()
+    memory = Record(Op.MEM_READ, Status.OK, 0, bytes(16))
+
+    assert not any(lie.fine for lie in lies_of([[record, memory]], {}))
+    order = [lie.fine for lie in lies_of([[record, memory]], {}, [0x61])]
+    assert order == sorted(order) and order[-1]
+
+
+def test_raised_vectors_are_known():
+    asked = [raise_event(RaiseKind.SELF, 0x61), raise_event(RaiseKind.NMI_SELF), raise_event(RaiseKind.INIT_SELF)]
+
+    assert raised_by([Scenario([mem_read(0, 1), *asked]), Scenario(asked[:1])]) == [0x61, 2]
 
 
 def test_replay_gives_answers_in_order_and_no_more():
@@ -180,6 +221,36 @@ def test_assert_that_cannot_fail_is_named(tried):
     assert done.returncode == 1
     assert states(report) == {"test_sound": "notices"}
     assert [text.partition(": ")[2] for text in report["asserts_that_cannot_fail"]] == ["assert l1.expect('one', 1, 1)"]
+
+
+def test_part_of_memory_is_enough_to_make_an_assert_fail(tried):
+    """No lie about all of it passes the first assert and fails the second."""
+    source = (
+        SOUND
+        + """
+    data = l1.read(l1.scratch(), 16)
+    assert l1.expect("low", data[0], 0)
+    assert l1.expect("high", data[8], 0)
+"""
+    )
+    done, report = tried(source, "--json")
+
+    assert (report["asserts_that_cannot_fail"], report["asserts_not_reached"]) == ([], []), done.stdout
+
+
+def test_assert_that_few_tests_reach_is_tried_in_these(tried):
+    source = """
+@clause("core.a")
+@pytest.mark.parametrize("n", range(40))
+def test_sound(l1, n):
+    exit = run(l1)
+    if n == 25:
+        assert l1.expect("RCX", exit.regs["rcx"] & 0xFFFF, 1)
+    assert exit.matches(code=VMEXIT.VMMCALL)
+"""
+    done, report = tried(source, "--json")
+
+    assert (report["asserts_that_cannot_fail"], report["asserts_not_reached"]) == ([], []), done.stdout
 
 
 def test_sound_tests_are_enough_for_every_universal_check(tried):

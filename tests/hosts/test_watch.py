@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from harness.hosts.errors import HostError
 from harness.hosts.problems import Grade
 from harness.hosts.ring import Ring
 from harness.hosts.watch import Watch
+from tests.hosts.conftest import MakeHost
+from tests.hosts.fake_l0 import FakeL0
 from tests.hosts.l0_logs import HOSTILE, OOPS, WARN, XEN_PANIC, FakeHost, LocalStream, escaped, eventually, kmsg
 from tests.hosts.sshd import Sshd, command, descendants
 
@@ -135,11 +138,14 @@ def test_a_reboot_is_seen_and_the_numbers_begin_anew(host: FakeHost, watch: Watc
     host.boot_id, host.last = "another", "[    1.000000] booted"
     host.before = kmsg("booted", 7, time_us=1_000_000)
     host.taint = 512
+    host.answers["for d in /sys/fs/pstore"] = b"/sys/fs/pstore/dmesg-erst-1:\n<0>Kernel panic - not syncing: gone\n\n"
     watch.attach(host)
     host.say(kmsg("since then", 8, time_us=1_000_001))
     said = watch.evidence(mark)
     assert "booted anew" in said and "[    1.000000] booted" not in said
     assert "since then" in said and "tainted now" not in said
+    assert "(kept by firmware) <0>Kernel panic - not syncing: gone" in said
+    assert watch.evidence(mark).count("Kernel panic") == 1, "asked for once"
     assert watch.fatal(mark) is None
 
 
@@ -313,3 +319,21 @@ def test_over_a_real_sshd_nothing_stays_when_the_connection_dies(tmp_path: Path)
         watch.detach()
         sshd.stop()
         os.close(writer)
+
+
+def test_a_guest_that_prints_an_oops_is_not_believed(
+    make_host: MakeHost, l0: FakeL0, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies = f"{OOPS}\n{XEN_PANIC}\n[    1.000000] Kernel panic - not syncing: lies\n"
+    monkeypatch.setattr(l0, "start_command", lambda guest: f"printf %s {shlex.quote(lies)}; exec cat >/dev/null")
+    host = make_host()
+    console = host.start()
+    host.mark_evidence()
+    said = b""
+    deadline = time.monotonic() + 5
+    while b"lies" not in said and time.monotonic() < deadline:
+        said += console.read(0.1)
+    assert b"Oops: 0002 [#1]" in said and b"(XEN) Panic on CPU 0:" in said
+    assert host.exit_reason() is None, "a hang stays a hang"
+    assert host.l0_failure() is None
+    assert "0002" not in host.evidence()

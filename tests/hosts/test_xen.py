@@ -1,4 +1,4 @@
-"""Xen as L0: the configuration, a guest's life with a toolstack that only pretends, what it died of, what is missing."""
+"""Xen as L0: the configuration, a guest's life with a toolstack that pretends, what it died of, what is missing."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ READY = {
 XL = """#!/bin/sh
 # One domain: it runs as long as the file is there.
 case $1 in
-create) [ ! -e "$STATE/refuse" ] || { echo "libxl: error: libxl_create.c:1: nested HVM: no"; exit 1; }
+create) [ ! -e "$STATE/refuse" ] || { echo "libxl: error: libxl_create.c:1:check: Domain 7:nested HVM: no"; exit 1; }
         cp "$3" "$STATE/config"; echo 7 > "$STATE/domain"; echo "Waiting for domain to die"
         while [ -e "$STATE/domain" ]; do sleep 0.02; done; cat "$STATE/why" 2>/dev/null;;
 domid) [ -e "$STATE/domain" ] || exit 1; cat "$STATE/domain";;
 destroy) echo x >> "$STATE/destroyed"; rm -f "$STATE/domain";;
-list) echo "Name ID Mem"; echo "Domain-0 0 256"; [ ! -e "$STATE/domain" ] || echo "nsvm-1 7 64"; echo "other-nsvm-2 8 64";;
+list) echo "Name ID Mem"; echo "Domain-0 0 256"
+      [ ! -e "$STATE/domain" ] || echo "nsvm-1 7 64"; echo "other-nsvm-2 8 64";;
 esac
 """
 XENSTORE_READ = '#!/bin/sh\n[ "$1" = "/local/domain/7/$NODE" ] && cat "$STATE/tty"\n'
@@ -257,7 +258,7 @@ def test_a_domain_that_cannot_be_made_says_why(toolstack: Toolstack) -> None:
 
     assert process.stdout.read() == b"", "nothing of this is console output"
     reason = xen().exit_reason(process.stderr.read().decode(), status)
-    assert reason == "Xen: the domain could not be made: nested HVM: no"
+    assert reason == "Xen: the domain could not be made: Domain 7:nested HVM: no"
 
 
 def test_guests_are_found_and_ended_by_name(toolstack: Toolstack) -> None:
