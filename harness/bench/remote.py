@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from harness.bench import suite
 from harness.bench.figure import Bench, Figure, NotMeasured, median, spread
@@ -154,8 +155,11 @@ def _host(bench: Bench, name: str) -> Iterator[SshHost]:
             target.close()
         return
     try:
-        machine = OuterMachine(load(name))
-        spec = machine.start(RESTORE_S)
+        state = load(name)
+        if not state.available:
+            raise NotMeasured(f"{name} is not available: {state.reason}")
+        machine = OuterMachine(state)
+        spec = replace(machine.start(RESTORE_S), boot_deadline_s=RESTORE_S)
     except SimError as error:
         raise NotMeasured(str(error)) from None
     try:

@@ -45,6 +45,7 @@ BUILD_TOOLS = (
 
 
 TEST_TOOLS = (
+    (("/usr/lib/x86_64-linux-gnu/libc.a",), Need("libc.a", "libc6-dev", "links the small VMM that is put onto hosts")),
     (("clang",), Need("clang", "clang", "the second compiler that the executor must build with")),
     (("grub-mkrescue",), Need("grub-mkrescue", "grub-common grub-pc-bin", "boots the executor by multiboot2")),
     (("xorriso",), Need("xorriso", "xorriso", "makes the CD image that GRUB boots from")),
@@ -68,7 +69,12 @@ def missing_test_tools() -> list[Need]:
 
 
 def _missing(wanted: tuple[tuple[tuple[str, ...], Need], ...]) -> list[Need]:
-    return [need for tools, need in wanted if not any(shutil.which(tool) for tool in tools)]
+    return [need for tools, need in wanted if not any(_is_here(tool) for tool in tools)]
+
+
+def _is_here(tool: str) -> bool:
+    """A program on PATH, or a file by its whole path."""
+    return Path(tool).exists() if tool.startswith("/") else shutil.which(tool) is not None
 
 
 def packages_of(needs: Iterable[Need]) -> list[str]:

@@ -59,6 +59,7 @@ def examine(target: str, programs: machine.Programs, *, boot: bool) -> Report:
 def _boot(report: Report, programs: machine.Programs) -> list[Finding]:
     try:
         machine.build_executor()
+        machine.build_host_program()
     except (HarnessError, UserError) as error:
         return [Finding(None, "L1", f"no guest was started: {error}")]
     try:

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from harness.targets.base import Target, TargetOptions
 
 EXECUTOR = ROOT / "guest_payloads" / "executor"
+HOST_PROGRAM = ROOT / "guest_payloads" / "host_vmm"
 EXECUTOR_ELF = EXECUTOR / "build" / "executor.elf"
 DISK_IMAGE = EXECUTOR / "build" / "disk.img"
 BUILD_DEADLINE_S = 300
+LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu/libc.a"), Path("/usr/include/linux/kvm.h"))
 REMOTE = ("host:", "ssh://")
 """How the names of targets begin that are reached over SSH and are not the run's own."""
 WORKERS_MAX = 4
@@ -118,6 +120,9 @@ def missing_for(name: str, programs: Programs) -> list[Need]:
 def prepare(names: Sequence[str], programs: Programs, *, may_install: bool) -> None:
     """Installs what building the executor and running these targets needs, and builds the executor."""
     needs = missing_build_tools()
+    hosts = any(name.startswith((*REMOTE, "sim:")) for name in names)
+    if hosts and not all(path.exists() for path in LIBRARIES):
+        needs.append(Need("libc.a", "libc6-dev", "links the small VMM that is put onto hosts"))
     for name in names:
         needs += missing_for(name, programs)
     ensure(needs, may_install=may_install, log=LOG / "apt.log")
@@ -127,6 +132,8 @@ def prepare(names: Sequence[str], programs: Programs, *, may_install: bool) -> N
     if still:
         raise UserError("; ".join(f"{need.what} is still missing after installing {need.package}" for need in still))
     build_executor()
+    if hosts:
+        build_host_program()
 
 
 def compiler() -> list[str]:
@@ -134,32 +141,42 @@ def compiler() -> list[str]:
     return [] if shutil.which("gcc") or not shutil.which("clang") else ["CC=clang"]
 
 
-def build_executor(*, arguments: Sequence[str] = ()) -> None:
-    """Runs make, quietly; raises HarnessError with its first complaint. Two builds at once wait for each other."""
+def build_executor() -> None:
+    """Builds the executor; raises HarnessError with make's first complaint."""
+    _make("the executor", EXECUTOR)
+    if not EXECUTOR_ELF.exists():
+        raise HarnessError(f"make left no {EXECUTOR_ELF.relative_to(ROOT)}")
+
+
+def build_host_program() -> None:
+    """Builds what is put onto hosts, the small VMM; raises HarnessError with make's first complaint."""
+    _make("the small VMM for hosts", HOST_PROGRAM)
+
+
+def _make(what: str, folder: Path) -> None:
+    """Runs make, quietly. Two builds at once wait for each other."""
     STATE.mkdir(exist_ok=True)
     LOG.mkdir(exist_ok=True)
-    log = LOG / "make.log"
+    log = LOG / f"make-{folder.name}.log"
     with open(STATE / "build.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             made = subprocess.run(
-                ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(EXECUTOR), *compiler(), *arguments],
+                ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(folder), *compiler()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 timeout=BUILD_DEADLINE_S,
             )
         except subprocess.TimeoutExpired:
-            raise HarnessError(f"building the executor was not done after {BUILD_DEADLINE_S} s") from None
+            raise HarnessError(f"building {what} was not done after {BUILD_DEADLINE_S} s") from None
         except OSError as error:
             raise UserError(f"cannot run make: {error.strerror}") from None
         log.write_bytes(made.stdout)
     if made.returncode:
         lines = made.stdout.decode(errors="replace").splitlines()
         complaint = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")
-        raise HarnessError(f"the executor does not build: {complaint.strip()[:300]} (all of it: {log})")
-    if not EXECUTOR_ELF.exists():
-        raise HarnessError(f"make left no {EXECUTOR_ELF.relative_to(ROOT)}")
+        raise HarnessError(f"{what} does not build: {complaint.strip()[:300]} (all of it: {log})")
 
 
 @dataclass(frozen=True)

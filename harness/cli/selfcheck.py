@@ -65,6 +65,7 @@ def lint(tally: Tally, _arguments: Sequence[str]) -> None:
             tally.add(skipped=1)
             continue
         tally.check(f"executor with {compiler}: warnings are errors, twice the same bytes", _builds_the_same(compiler))
+        tally.check(f"small VMM for hosts with {compiler}: warnings are errors", _host_program_builds(compiler))
 
 
 def _builds_the_same(compiler: str) -> bool:
@@ -82,6 +83,13 @@ def _builds_the_same(compiler: str) -> bool:
         if different:
             print(f"differ between two builds: {', '.join(different)}", flush=True)
         return not different
+
+
+def _host_program_builds(compiler: str) -> bool:
+    with tempfile.TemporaryDirectory(prefix="nsvm-") as folder:
+        copy = Path(folder) / "host_vmm"
+        shutil.copytree(ROOT / "guest_payloads" / "host_vmm", copy, ignore=shutil.ignore_patterns("build"))
+        return call(["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(copy), f"CC={compiler}"]) == 0
 
 
 def types(tally: Tally, _arguments: Sequence[str]) -> None:

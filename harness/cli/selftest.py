@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     ensure(needs, may_install=not args.no_install, log=LOG / "apt.log")
     if any(environment.builds for environment in chosen):
         machine.build_executor()
+        machine.build_host_program()
     try:
         tox = ensure_venv("tox-venv", TOX_REQUIREMENTS)
     except BootstrapError as error:

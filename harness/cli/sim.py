@@ -159,6 +159,7 @@ def _seen_by_guest(state: State) -> State:
         target = machine.make_target(f"sim:{state.name}", Path(workdir), machine.Programs())
         try:
             machine.build_executor()
+            machine.build_host_program()
             link = Link(target.start(), lane=None, round_trip_s=target.capabilities().round_trip_s)
             leaves = link.hello(target.capabilities().boot_deadline_s).cpuid.leaves
         except (TargetError, LinkError, HarnessError) as error:

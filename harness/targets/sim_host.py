@@ -8,11 +8,13 @@ takes 15 to 20 ms: the host's SSH server runs on an emulated CPU.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import time
 import weakref
 from mmap import mmap
 
+from harness.hosts.errors import HostError
 from harness.hosts.hold import Hold
 from harness.hosts.lease import run_id
 from harness.hosts.spec import HostSpec
@@ -56,13 +58,13 @@ class SimHost:
     def start(self) -> Console:
         """Boots a guest afresh, on the machine that runs or on a restored one. Raises TargetError."""
         try:
-            if self._host is None or self._machine is None or not self._machine.alive():
-                self._restore()
-            assert self._host is not None
-            return self._host.start()
+            if self._host is not None and self._machine is not None and self._machine.alive():
+                with contextlib.suppress(HostError):  # then the host hangs: another is cheaper than to wait for it
+                    return self._host.start()
+            return self._restore().start()
         except SimError as error:
             raise TargetError(str(error), error.log) from None
-        except TargetError as error:
+        except HostError as error:
             raise self._explained(error) from None
 
     def stop(self) -> None:
@@ -94,7 +96,10 @@ class SimHost:
         deadline = time.monotonic() + (ENDED_WAIT_S if lost else 0)
         while (reason := self._machine.exit_reason()) is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        return reason or self._host.exit_reason()
+        if reason is None:
+            of_guest = self._host.exit_reason()
+            reason = self._machine.exit_reason() or of_guest  # it may have died meanwhile
+        return reason
 
     def log_tail(self) -> str:
         """What the VMM said; after a panic the host's console."""
@@ -172,7 +177,7 @@ class SimHost:
             return [Missing(f"{self.name} is not available: {state.reason}", "", "a simulated host")]
         return []
 
-    def _restore(self) -> None:
+    def _restore(self) -> SshHost:
         state = self._built()
         self.close()
         if not state.available:
@@ -183,6 +188,7 @@ class SimHost:
         hold = Hold(spec, "main", run_id())  # a host of its own: no other worker is there
         hold.stalls_fatal = False
         self._host = SshHost(spec, self._options, name=self.name, hold=hold)
+        return self._host
 
     def _built(self) -> states.State:
         if self._state is None:

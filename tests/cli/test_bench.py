@@ -9,11 +9,12 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from harness import bench
-from harness.bench import Figure, NotMeasured
+from harness.bench import Bench, Figure, NotMeasured
 from harness.bench.boot import trivial_image
 from harness.cli import machine, main
 from harness.cli.bench import line
 from harness.link_error import LinkError
+from harness.targets.base import Target
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,32 @@ def test_a_measure_that_fails_is_told_and_is_3(measures: None, capsys: pytest.Ca
     assert [figure["measure"] for figure in told["figures"]] == ["good", "cannot", "broken"]
     assert told["figures"][0]["reached"] is False
     assert told["figures"][2]["detail"] == "failed: gone"
+
+
+def context(tmp_path: Path, target: str = "qemu-tcg", *, slow: bool = False) -> Bench:
+    def never(**_more: object) -> Target:
+        raise AssertionError("nothing is to be started")
+
+    return Bench(target, never, never, tmp_path, tmp_path, slow=slow)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("measure", ["sim-first", "ssh-echo", "sim-suite"])
+@pytest.mark.parametrize(
+    ("target", "told"), [("qemu-tcg", "./nsvm sim build kvm"), ("sim:xen", "./nsvm sim build xen")]
+)
+def test_a_simulated_host_that_is_not_built_is_not_measured(
+    measure: str, target: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NSVM_SIM", str(tmp_path / "none"))
+
+    with pytest.raises(NotMeasured) as caught:
+        bench.MEASURES[measure](context(tmp_path, target, slow=True))
+
+    assert "not built" in str(caught.value)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("measure", ["slow-line", "sim-suite"])
+def test_what_takes_many_minutes_is_measured_when_asked_for(measure: str, tmp_path: Path) -> None:
+    with pytest.raises(NotMeasured, match="say --slow"):
+        bench.MEASURES[measure](context(tmp_path))
