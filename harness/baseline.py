@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_KNOWN = {"clause", "tests", "verdict", "reason", "reference", "versions", "severity", "attack", "seen"}
+_KNOWN = {"clause", "tests", "verdict", "reason", "reference", "versions", "severity", "attack", "seen", "fields"}
 SEVERITIES = ("high", "medium", "low", "none")
 """How bad a deviation is, as an attacker in L1 or L2 sees it."""
 _PART = re.compile(r"(>=|<=|==|<|>)\s*(\d+(?:\.\d+)*)")
@@ -24,6 +24,7 @@ class BaselineError(Exception):
 class Deviation:
     """One known deviation. `tests` are node ids behind the "::", `*` standing for anything; empty: every test.
 
+    `fields` names the rows that may differ ("tlb_control"): another one in the same clause is news all the same.
     `severity`, `attack` (what an attacker in L1 or L2 gains) and `seen` (versions) make it a finding in
     docs/findings.md.
     """
@@ -37,6 +38,7 @@ class Deviation:
     severity: str = ""
     attack: str = ""
     seen: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
 
     def covers(self, clause: str, test: str) -> bool:
         """True if it speaks of that clause in that test (a node id)."""
@@ -61,9 +63,15 @@ class Baseline:
         """Several files as one, the first to speak of a test counts: L0's own, then what lies below it."""
         return cls(tuple(deviation for path in paths for deviation in cls.load(path, version).deviations))
 
-    def known(self, clause: str, test: str, verdict: str) -> Deviation | None:
-        """The entry that expects this verdict of this clause in this test, if there is one."""
-        return next((d for d in self.deviations if d.verdict == verdict and d.covers(clause, test)), None)
+    def known(self, clause: str, test: str, verdict: str, fields: Iterable[str] = ()) -> Deviation | None:
+        """The entry that expects this verdict of this clause in this test, if there is one. `fields` differ."""
+        differing = set(fields)
+        for entry in self.deviations:
+            if entry.verdict == verdict and entry.covers(clause, test):
+                if entry.fields and not differing <= set(entry.fields):
+                    continue
+                return entry
+        return None
 
     def promised(self, clause: str, test: str) -> Deviation | None:
         """An entry that names this test (not merely its clause) and so says that it deviates."""
@@ -128,4 +136,5 @@ def _deviation(table: dict[str, Any], path: Path) -> Deviation:
         severity=severity,
         attack=table.get("attack", ""),
         seen=tuple(table.get("seen", ())),
+        fields=tuple(table.get("fields", ())),
     )

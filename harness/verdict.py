@@ -46,7 +46,7 @@ def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baselin
     verdicts = []
     for name in clauses:
         if attempt.verdict in DEVIATES:
-            known = baseline.known(name, test, attempt.verdict)
+            known = baseline.known(name, test, attempt.verdict, _fields(attempt.mismatch))
             news = "known" if known else "new"
             verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason, known))
         elif attempt.verdict == "PASS" and (promised := baseline.promised(name, test)):
@@ -57,10 +57,14 @@ def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baselin
             news = "skipped" if attempt.verdict == "SKIP" else "ok"
             verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason))
     for name, match in attempt.universal.items():
-        known = baseline.known(name, test, "FAIL")
+        known = baseline.known(name, test, "FAIL", _fields(match))
         summary = next((f"{row.name}: expected {row.expected}, got {row.got}" for row in match.rows if not row.ok), "")
         verdicts.append(ClauseVerdict(name, "FAIL", "known" if known else "new", True, summary, known))
     return verdicts
+
+
+def _fields(match: Match | None) -> list[str]:
+    return [] if match is None else [row.name for row in match.rows if not row.ok]
 
 
 def overall(verdicts: Sequence[ClauseVerdict]) -> tuple[str, str]:

@@ -115,7 +115,8 @@ def _for_people(error: SimError) -> UserError | HarnessError:
 
 def _build(args: argparse.Namespace) -> int:
     from harness.hosts.cpu_bits import of_edx
-    from harness.sim.build import Wanted, build
+    from harness.sim.build import build
+    from harness.sim.wanted import Wanted
 
     wanted = Wanted(
         kind=args.kind,

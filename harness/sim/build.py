@@ -11,9 +11,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,55 +27,16 @@ from harness.sim.kvm_image import KvmImage
 from harness.sim.machine import OuterMachine
 from harness.sim.outer_qemu import OuterQemu
 from harness.sim.packages import Package, PackageView, unpack
-from harness.sim.root import READY, Packages
+from harness.sim.root import FAILED, READY, Packages
 from harness.sim.state import IMAGE_FORMAT, STATE, State, check_name, home, load
+from harness.sim.wanted import SUITE, Wanted, digest, digest_folder
 from harness.sim.xen_image import XenImage
 
-SUITE = "bookworm"
 BOOT_DEADLINE_S = 240.0
 SAVE_DEADLINE_S = 60.0
 PROBE_DEADLINE_S = 60.0
-MEMORY_MIB = (256, 65536)
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a person asks for. None: the usual."""
-
-    kind: str
-    suite: str = SUITE
-    name: str | None = None
-    qemu: str | None = None
-    outer_suite: str | None = None
-    kernel: Path | None = None
-    modules: Path | None = None
-    xen: Path | None = None
-    cpu: str | None = None
-    memory_mib: int | None = None
-    append: str = ""
-    with_qemu: bool = False
-
-    def check(self) -> None:
-        """Raises SimError for what makes no sense."""
-        if self.kind not in ("kvm", "xen"):
-            raise SimError(f"{self.kind!r} is no kind of simulated host: kvm and xen are")
-        if self.qemu and self.outer_suite:
-            raise SimError("--qemu and --outer-suite both say which QEMU the outer machine is: give one")
-        if self.xen and self.kind != "xen":
-            raise SimError("--xen FILE is for 'sim build xen'")
-        if self.modules and not self.kernel:
-            raise SimError("--modules DIR belongs to --kernel FILE")
-        if self.with_qemu and self.kind != "kvm":
-            raise SimError("--with-qemu is for 'sim build kvm'")
-        for option, path in (("--kernel", self.kernel), ("--xen", self.xen)):
-            if path is not None and not path.is_file():
-                raise SimError(f"{option} {path}: no such file")
-        if self.modules is not None and not self.modules.is_dir():
-            raise SimError(f"--modules {self.modules}: no such folder")
-        if self.memory_mib is not None and not MEMORY_MIB[0] <= self.memory_mib <= MEMORY_MIB[1]:
-            raise SimError(f"--memory-mib must be {MEMORY_MIB[0]} to {MEMORY_MIB[1]}")
 
 
 def build(wanted: Wanted, say: Say, *, force: bool = False) -> tuple[State, bool]:
@@ -196,6 +156,7 @@ class _Kit:
                 machine.launch(None, BOOT_DEADLINE_S)
                 try:
                     machine.await_console(READY, BOOT_DEADLINE_S)
+                    self._hear(machine.console_tail())
                     spec = machine.reach(BOOT_DEADLINE_S)
                     with _connected(spec) as connection:
                         boot.stop()
@@ -213,6 +174,13 @@ class _Kit:
             machine.stop()
         return dataclasses.replace(state, measured={"boot_s": boot.seconds})
 
+    def _hear(self, console: str) -> None:
+        """Passes on what does not work there; without a network there is no going on."""
+        for said in re.findall(rf"^{FAILED}(.*)", console, re.MULTILINE):
+            if "network" in said:
+                raise SimError(said)
+            self._say(f"warning: the host says: {said}")
+
     def _made_of(self) -> dict[str, Any]:
         wanted = self._wanted
         return {
@@ -223,9 +191,9 @@ class _Kit:
             "qemu": [*self._qemu.command, self._qemu.version],
             "argv": self._image.argv(),
             "image": self._image.fingerprint(),
-            "kernel": _digest(wanted.kernel),
-            "modules": _digest_folder(wanted.modules),
-            "xen": _digest(wanted.xen),
+            "kernel": digest(wanted.kernel),
+            "modules": digest_folder(wanted.modules),
+            "xen": digest(wanted.xen),
         }
 
     def _kernel(self, packages: Packages, scratch: Path) -> Kernel:
@@ -295,16 +263,3 @@ def _put_in_place(new: Path, place: Path) -> None:
     if place.exists():
         os.rename(place, old)
     os.rename(new, place)
-
-
-def _digest(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    with open(path, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _digest_folder(path: Path | None) -> Mapping[str, str | None] | None:
-    if path is None:
-        return None
-    return {str(one.relative_to(path)): _digest(one) for one in sorted(path.rglob("*.ko*")) if one.is_file()}

@@ -11,27 +11,19 @@ import os
 import re
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.frames import printable
 from harness.hosts.spec import HostSpec
 from harness.sim import outer_qemu
 from harness.sim.error import SimError
 from harness.sim.qmp import Qmp
+from harness.sim.serial_log import SerialLog, fatal_line
 from harness.sim.state import STATE, State, build_command
 from harness.targets.base import TargetError
 from harness.targets.process import Child, reap_leftovers, signal_name, state_directory
 
-CONSOLE_KEPT = 256 * 1024
-PANIC = re.compile(r"Kernel panic - not syncing.*")
-OOPS = re.compile(
-    r"(?:BUG: unable to handle .*|BUG: kernel NULL pointer .*|kernel BUG at .*|Oops: .*\[#\d+\].*"
-    r"|general protection fault.*\[#\d+\].*|\(XEN\) .*FATAL (?:TRAP|PAGE FAULT).*)"
-)
-XEN_PANIC = re.compile(r"\(XEN\) (?:\[[^\]\n]*\] )?Panic on CPU \d+:\s*\n(?:\(XEN\) (?:\[[^\]\n]*\] )?)?(.*)")
 ENDED_WAIT_S = 1.0
 FIRST_PATIENCE_S = 2.0
 
@@ -43,7 +35,7 @@ class OuterMachine:
         self._state = state
         self._child: Child | None = None
         self._qmp: Qmp | None = None
-        self._console: _SerialLog | None = None
+        self._console: SerialLog | None = None
         self._known_hosts: Path | None = None
         self._last_log = ""
         self.port = 0
@@ -91,7 +83,7 @@ class OuterMachine:
         finally:
             for end in theirs:
                 end.close()
-        self._console = _SerialLog(ours[1])
+        self._console = SerialLog(ours[1])
         try:
             self._qmp = Qmp(ours[0], min(deadline_s, 10.0))
         except SimError as error:
@@ -214,46 +206,6 @@ class OuterMachine:
             if not self.alive():
                 break
         raise SimError(f"its SSH server says {why}")
-
-
-class _SerialLog:
-    """Reads the serial port all the time and keeps the end of what came."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._data = bytearray()
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._read, daemon=True, name="serial port of the outer machine")
-        self._thread.start()
-
-    def text(self) -> str:
-        with self._lock:
-            data = bytes(self._data)
-        return printable(data, CONSOLE_KEPT)
-
-    def close(self) -> None:
-        self._thread.join(0.5)  # QEMU has ended: the last words come, then the end
-        self._socket.close()
-
-    def _read(self) -> None:
-        try:
-            while data := self._socket.recv(65536):
-                with self._lock:
-                    self._data += data.replace(b"\r", b"")
-                    del self._data[:-CONSOLE_KEPT]
-        except OSError:
-            return
-
-
-def fatal_line(console: str) -> str | None:
-    """What a console says of a kernel or a Xen that is broken, on one line. None if it is not."""
-    if found := XEN_PANIC.search(console):
-        return f"Xen panicked: {found[1].strip()[:200]}"
-    oops, panic = OOPS.search(console), PANIC.search(console)
-    if panic is None:
-        return f"the host's kernel is broken: {oops[0].strip()[:200]}" if oops else None
-    first = f" (first: {oops[0].strip()[:120]})" if oops else ""
-    return f"the host panicked: {panic[0].removeprefix('Kernel panic - not syncing:').strip()[:200]}{first}"
 
 
 def fill(argv: Sequence[str], *, qmp: int, console: int, incoming: int | None) -> list[str]:

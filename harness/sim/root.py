@@ -21,8 +21,9 @@ LOADER = "lib64/ld-linux-x86-64.so.2"
 LOADED_LATE = ("libgcc_s.so.1",)
 """What programs load only when they need it."""
 
+FAILED = "nsvm: fail: "
 READY = "nsvm: ready"
-"""What the host writes to its console when all is done; the SSH server starts then."""
+"""What the host writes to its console where something does not work, and when all is done; then SSH starts."""
 
 INITTAB = """\
 ::sysinit:/etc/rc
@@ -43,12 +44,13 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/lock
 mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 hostname -F /etc/hostname
-fail() { echo "nsvm: $*"; }
+fail() { echo "nsvm: fail: $*"; }
 """
 
 RC_NETWORK = """\
 ip link set lo up
-ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up && ip route add default via 10.0.2.2 || fail "no network"
+ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up && ip route add default via 10.0.2.2 ||
+    fail "no network (no virtio_net in the kernel or its modules?)"
 """
 
 

@@ -116,7 +116,9 @@ class SimHost:
 
     def l0_failure(self) -> str | None:
         """See Watched."""
-        return self._host.l0_failure() if self._host is not None else None
+        if self._host is None or self._machine is None:
+            return None
+        return self._machine.exit_reason() or self._host.l0_failure()
 
     def evidence(self) -> str:
         """See Watched."""

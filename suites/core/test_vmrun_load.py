@@ -113,8 +113,11 @@ def test_cr0(l1, case):
     "value", [0, 0x0000_1234_5678_9ABC, 0xFFFF_FEDC_BA98_7654, 0x0123_4567_89AB_CDEF], ids=lambda value: f"{value:x}"
 )
 def test_cr2(l1, value):
-    """CR2 holds any number, and comes back to the VMCB."""
-    assert seen(l1, "mov rbx, cr2", vmcb={"cr2": value}).matches(regs={"rbx": value}, cr2=value)
+    """CR2 holds any number, and comes back to the VMCB. L1's own is another one."""
+    guest = l1.guest("mov rbx, cr2\nend: vmmcall", vmcb={"cr2": value})
+    guest.setup("mov cr2, rax", {"rax": value ^ (1 << 64) - 1})
+
+    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["end"], regs={"rbx": value}, cr2=value)
 
 
 @clause("core.load.registers")

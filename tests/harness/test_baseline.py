@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.baseline import Baseline, BaselineError, in_range
+from harness.baseline import Baseline, BaselineError, Deviation, in_range
 from harness.expect import Match, Row
 from harness.verdict import Attempt, judge, needs_fresh_boot, overall
 
@@ -105,3 +105,12 @@ def test_universal_check_fails_a_test_that_passes(path):
 
     assert overall(verdicts) == ("FAIL", "new")
     assert [(v.clause, v.verdict) for v in verdicts] == [("core.z", "PASS"), ("core.exit.v", "FAIL")]
+
+
+def test_an_entry_with_fields_excuses_only_those() -> None:
+    entry = Deviation("core.exit.x", "r", "f", fields=("tlb_control",))
+    baseline = Baseline((entry,))
+
+    assert baseline.known("core.exit.x", "a::t", "FAIL", ["tlb_control"]) is entry
+    assert baseline.known("core.exit.x", "a::t", "FAIL", ["tlb_control", "asid"]) is None
+    assert baseline.known("core.exit.x", "a::t", "FAIL", ["asid"]) is None

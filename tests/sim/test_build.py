@@ -11,10 +11,11 @@ import pytest
 
 from harness.sim import build as building
 from harness.sim import outer_qemu
-from harness.sim.build import Wanted, build
+from harness.sim.build import build
 from harness.sim.error import SimError
 from harness.sim.packages import Choice, Package, PackageView
 from harness.sim.state import STATE, State
+from harness.sim.wanted import Wanted
 from harness.sim.xen_image import uncompressed
 
 PACKAGES = [Package("linux-image-cloud-amd64", "6.12.117-1", "linux.deb", 1, "")]

@@ -10,7 +10,8 @@ from elftools.elf.elffile import ELFFile
 from harness.sim import probe, pvh
 from harness.sim.image import Image
 from harness.sim.kvm_image import KvmImage
-from harness.sim.machine import fatal_line, fill
+from harness.sim.machine import fill
+from harness.sim.serial_log import fatal_line
 from harness.sim.xen_image import XenImage
 
 OOPS = """\

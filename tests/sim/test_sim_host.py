@@ -37,7 +37,8 @@ def state() -> states.State:
     except SimError as error:
         if not os.environ.get("CI"):
             pytest.skip(str(error))
-    from harness.sim.build import Wanted, build
+    from harness.sim.build import build
+    from harness.sim.wanted import Wanted
 
     return build(Wanted("kvm"), print)[0]
 

@@ -1,0 +1,59 @@
+"""The outer machine's serial port: what Linux or Xen writes there, and whether that says that it is broken."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+
+from harness.frames import printable
+
+CONSOLE_KEPT = 256 * 1024
+PANIC = re.compile(r"Kernel panic - not syncing.*")
+OOPS = re.compile(
+    r"(?:BUG: unable to handle .*|BUG: kernel NULL pointer .*|kernel BUG at .*|Oops: .*\[#\d+\].*"
+    r"|general protection fault.*\[#\d+\].*|\(XEN\) .*FATAL (?:TRAP|PAGE FAULT).*)"
+)
+XEN_PANIC = re.compile(r"\(XEN\) (?:\[[^\]\n]*\] )?Panic on CPU \d+:\s*\n(?:\(XEN\) (?:\[[^\]\n]*\] )?)?(.*)")
+
+
+class SerialLog:
+    """Reads the serial port all the time and keeps the end of what came."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._data = bytearray()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._read, daemon=True, name="serial port of the outer machine")
+        self._thread.start()
+
+    def text(self) -> str:
+        """What is kept of it, printable."""
+        with self._lock:
+            data = bytes(self._data)
+        return printable(data, CONSOLE_KEPT)
+
+    def close(self) -> None:
+        """After QEMU has ended: takes its last words."""
+        self._thread.join(0.5)
+        self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            while data := self._socket.recv(65536):
+                with self._lock:
+                    self._data += data.replace(b"\r", b"")
+                    del self._data[:-CONSOLE_KEPT]
+        except OSError:
+            return
+
+
+def fatal_line(console: str) -> str | None:
+    """What a console says of a kernel or a Xen that is broken, on one line. None if it is not."""
+    if found := XEN_PANIC.search(console):
+        return f"Xen panicked: {found[1].strip()[:200]}"
+    oops, panic = OOPS.search(console), PANIC.search(console)
+    if panic is None:
+        return f"the host's kernel is broken: {oops[0].strip()[:200]}" if oops else None
+    first = f" (first: {oops[0].strip()[:120]})" if oops else ""
+    return f"the host panicked: {panic[0].removeprefix('Kernel panic - not syncing:').strip()[:200]}{first}"

@@ -1,0 +1,66 @@
+"""What a person asks for when a simulated host is to be built."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.sim.error import SimError
+
+SUITE = "bookworm"
+MEMORY_MIB = (256, 65536)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asks for. None: the usual."""
+
+    kind: str
+    suite: str = SUITE
+    name: str | None = None
+    qemu: str | None = None
+    outer_suite: str | None = None
+    kernel: Path | None = None
+    modules: Path | None = None
+    xen: Path | None = None
+    cpu: str | None = None
+    memory_mib: int | None = None
+    append: str = ""
+    with_qemu: bool = False
+
+    def check(self) -> None:
+        """Raises SimError for what makes no sense."""
+        if self.kind not in ("kvm", "xen"):
+            raise SimError(f"{self.kind!r} is no kind of simulated host: kvm and xen are")
+        if self.qemu and self.outer_suite:
+            raise SimError("--qemu and --outer-suite both say which QEMU the outer machine is: give one")
+        if self.xen and self.kind != "xen":
+            raise SimError("--xen FILE is for 'sim build xen'")
+        if self.modules and not self.kernel:
+            raise SimError("--modules DIR belongs to --kernel FILE")
+        if self.with_qemu and self.kind != "kvm":
+            raise SimError("--with-qemu is for 'sim build kvm'")
+        for option, path in (("--kernel", self.kernel), ("--xen", self.xen)):
+            if path is not None and not path.is_file():
+                raise SimError(f"{option} {path}: no such file")
+        if self.modules is not None and not self.modules.is_dir():
+            raise SimError(f"--modules {self.modules}: no such folder")
+        if self.memory_mib is not None and not MEMORY_MIB[0] <= self.memory_mib <= MEMORY_MIB[1]:
+            raise SimError(f"--memory-mib must be {MEMORY_MIB[0]} to {MEMORY_MIB[1]}")
+
+
+def digest(path: Path | None) -> str | None:
+    """The SHA-256 of a file, if there is one."""
+    if path is None:
+        return None
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def digest_folder(path: Path | None) -> Mapping[str, str | None] | None:
+    """Those of the modules below a folder, if there is one."""
+    if path is None:
+        return None
+    return {str(one.relative_to(path)): digest(one) for one in sorted(path.rglob("*.ko*")) if one.is_file()}
