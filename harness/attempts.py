@@ -51,7 +51,7 @@ class Decided:
             worker=settings.worker,
             clauses=[v.clause for v in self._verdicts if not v.universal],
             news=self.news,
-            reason=self._attempt.reason or next((v.summary for v in self._verdicts if v.news in ("new", "known")), ""),
+            reason=self._attempt.reason or self._telling(),
             duration_s=round(duration_s, 4),
             scenario=self._l1.digests[-1] if self._l1.digests else "",
             checks=[_check(verdict) for verdict in self._verdicts],
@@ -59,6 +59,11 @@ class Decided:
             fresh=self._fresh,
             rerun=self._worker.rerun(self._test),
         )
+
+    def _telling(self) -> str:
+        """What the first deviation came to, a new one before those that are known."""
+        by_news = {verdict.news: verdict.summary for verdict in reversed(self._verdicts)}
+        return by_news.get("new") or by_news.get("known") or ""
 
     def raise_outcome(self) -> None:
         """Tells pytest: new and mended deviations fail, known ones are expected failures, the rest passes."""

@@ -19,7 +19,7 @@ from harness.hosts.spec import HostSpec
 from harness.sim import outer_qemu
 from harness.sim.error import SimError
 from harness.sim.qmp import Qmp
-from harness.sim.serial_log import SerialLog, fatal_line
+from harness.sim.serial_log import SerialLog
 from harness.sim.state import STATE, State, build_command
 from harness.targets.base import TargetError
 from harness.targets.process import Child, reap_leftovers, signal_name, state_directory
@@ -151,7 +151,7 @@ class OuterMachine:
 
     def alive(self) -> bool:
         """Whether it runs, and nothing is broken in its kernel or Xen."""
-        return self._child is not None and self._child.alive() and fatal_line(self.console_tail()) is None
+        return self._child is not None and self._child.alive() and self._broken() is None
 
     def console_tail(self) -> str:
         """The end of what the host's kernel or Xen wrote to the serial port."""
@@ -166,7 +166,7 @@ class OuterMachine:
         if self._child is None:
             return None
         status = self._child.wait(0)
-        said = fatal_line(self.console_tail())
+        said = self._broken()
         if said is not None:
             return said
         if status is None:
@@ -186,6 +186,9 @@ class OuterMachine:
         log = f"{self.log()}\n{self.console_tail()}".strip()
         self.stop()
         return SimError(f"sim:{self._state.name} did not come up: {reason or error}", log)
+
+    def _broken(self) -> str | None:
+        return self._console.fatal() if self._console is not None else None
 
     def _await_greeting(self, deadline_s: float) -> None:
         """Waits for the SSH server; asks again, as a busy machine may lose what comes first."""

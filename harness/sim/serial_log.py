@@ -23,6 +23,8 @@ class SerialLog:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._data = bytearray()
+        self._count = 0
+        self._judged: tuple[int, str | None] = (0, None)
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, daemon=True, name="serial port of the outer machine")
         self._thread.start()
@@ -32,6 +34,13 @@ class SerialLog:
         with self._lock:
             data = bytes(self._data)
         return printable(data, CONSOLE_KEPT)
+
+    def fatal(self) -> str | None:
+        """See fatal_line. Costs nothing while nothing comes."""
+        count = self._count
+        if self._judged[0] != count:
+            self._judged = (count, fatal_line(self.text()))
+        return self._judged[1]
 
     def close(self) -> None:
         """After QEMU has ended: takes its last words."""
@@ -44,6 +53,7 @@ class SerialLog:
                 with self._lock:
                     self._data += data.replace(b"\r", b"")
                     del self._data[:-CONSOLE_KEPT]
+                    self._count += len(data)
         except OSError:
             return
 

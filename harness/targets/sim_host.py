@@ -180,6 +180,7 @@ class SimHost:
         return []
 
     def _restore(self) -> SshHost:
+        self._state = None  # it may have been built anew meanwhile, with other keys
         state = self._built()
         self.close()
         if not state.available:
