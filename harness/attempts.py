@@ -100,7 +100,7 @@ class Attempts:
         fresh = Fresh(state="not-needed")
         last = first
         l0_log = self._l0_evidence() if needs_fresh_boot(verdicts) else ""
-        if needs_fresh_boot(verdicts) and not was_fresh:
+        if needs_fresh_boot(verdicts) and not was_fresh and self._worker.settings.fresh_boot != "never":
             self._worker.session.restart("a deviation is repeated on a fresh boot")
             last, _ = self._attempt(trace=True)
             verdicts = judge(last, self._clauses, self._item.nodeid, self._worker.baseline)

@@ -63,9 +63,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--nsvm-out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET)")
     group.addoption(
         "--fresh-boot",
-        choices=("always", "dirty"),
+        choices=("always", "dirty", "never"),
         default="dirty",
-        help="a boot for every test, or only after one that leaves state behind",
+        help="a boot for every test, or only after one that leaves state behind; never: nor to repeat a new deviation",
     )
     group.addoption("--qemu", metavar="PATH", help="the QEMU to test")
     group.addoption("--bochs", metavar="PATH", help="the Bochs to test")

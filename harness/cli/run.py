@@ -54,9 +54,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     )
     parser.add_argument(
         "--fresh-boot",
-        choices=("always", "dirty"),
+        choices=("always", "dirty", "never"),
         default="dirty",
-        help="boot anew for every test, or only after one that leaves state behind (default)",
+        help="boot anew for every test, or only after one that leaves state behind (default); never: nor to repeat a "
+        "new deviation, for a quick look at a target without a baseline",
     )
     parser.add_argument(
         "--dangerous", action="store_true", help="also run tests that may take the machine under test down for good"

@@ -22,7 +22,7 @@ from harness.sim import state as states
 from harness.sim.error import SimError
 from harness.sim.machine import OuterMachine
 from harness.sim.outer_qemu import check_unchanged
-from harness.targets.base import Capabilities, Console, Missing, TargetError, TargetOptions
+from harness.targets.base import Capabilities, Console, ConsoleClosed, Missing, TargetError, TargetOptions
 from harness.targets.ssh_host import SshHost
 
 PREFIX = states.PREFIX
@@ -30,6 +30,7 @@ RESTORE_DEADLINE_S = 30.0
 BOOT_DEADLINE_S = 30.0
 ROUND_TRIP_S = 0.03
 ENDED_WAIT_S = 1.0
+LOOK_EVERY_S = 0.5
 
 
 class SimHost:
@@ -208,6 +209,33 @@ class SimHost:
             return error
         log = f"{error.log}\n{self.console_tail()}".strip()
         return TargetError(f"{self.name}: {reason} ({error})", log)
+
+
+class HostConsole:
+    """The guest's console, closed as soon as its host is broken: after a panic nobody would answer until a deadline."""
+
+    def __init__(self, inner: Console, machine: OuterMachine) -> None:
+        self._inner = inner
+        self._machine = machine
+
+    def read(self, timeout_s: float) -> bytes:
+        """See Console."""
+        end = time.monotonic() + timeout_s
+        while True:
+            left = end - time.monotonic()
+            data = self._inner.read(min(max(left, 0), LOOK_EVERY_S))
+            if data or left <= LOOK_EVERY_S:
+                return data
+            if (reason := self._machine.exit_reason()) is not None:
+                raise ConsoleClosed(reason)
+
+    def write(self, data: bytes, deadline_s: float) -> None:
+        """See Console."""
+        self._inner.write(data, deadline_s)
+
+    def close(self) -> None:
+        """See Console."""
+        self._inner.close()
 
 
 _open: weakref.WeakSet[SimHost] = weakref.WeakSet()
