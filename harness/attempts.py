@@ -150,7 +150,7 @@ class Attempts:
         running = session.running
         if running is not None and running.scenarios:
             if running.dirty:
-                session.restart(running.dirty)
+                session.restart(running.dirty, discard=True)
             elif self._worker.settings.fresh_boot == "always":
                 session.restart("a boot for every test")
             elif wants_own:

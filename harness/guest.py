@@ -114,6 +114,9 @@ class Guest:
         reads = dict(read or {})
         loaded = {name: value for name, value in self.regs.items() if name not in ("rax", "rsp")}
         items: list[Item] = self._memory_items()
+        if self.vmcb["cr3"] & ~0xFFF == places.TABLES_PAE:
+            # QEMU sets the accessed bit in the four pointers, for which an L0 would refuse the next VMRUN.
+            items.insert(0, steps.tables(places.TABLES_PAE, steps.TableKind.PAE))
         first = self._live is None
         items += [step for step, _ in self._setup]
         items.append(steps.vmrun(self.vmcb_pa if rax is None else rax, flags, loaded, watchdog_us))

@@ -16,7 +16,7 @@ def vmcb_image(mode: str, *, np: bool = False, cpl: int = 0) -> Vmcb:
 @cache
 def _image(mode: str, np: bool, cpl: int) -> Vmcb:
     maps = {"iopm_pa": places.IOPM, "msrpm_pa": places.MSRPM}
-    n_cr3 = places.TABLES_LONG if np else 0
+    n_cr3 = places.TABLES_NESTED if np else 0
     if mode == "real16":
         return templates.real16_template(
             ip=0,

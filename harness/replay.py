@@ -168,7 +168,7 @@ class ReplaySession(Session):
             raise OutOfAnswers
         return self._calls[at]
 
-    def restart(self, why: str) -> None:
+    def restart(self, why: str, *, discard: bool = False) -> None:
         """Nothing is there to be restarted."""
 
     def close(self) -> None:

@@ -92,11 +92,13 @@ class Session:
         records = self._send(boot, compiled, deadline_s or self.deadline_s)
         return [record for step, record in zip(compiled, records, strict=True) if id(step) in wanted]
 
-    def restart(self, why: str) -> None:
-        """Ends the boot; the next use starts a new one."""
+    def restart(self, why: str, *, discard: bool = False) -> None:
+        """Ends the boot; the next use starts a new one. `discard`: on another machine, where the target can do that."""
         if self._boot is not None:
             self._on_event("restart", why)
         self._stop()
+        if discard:
+            getattr(self.target, "discard", lambda: None)()
 
     def close(self) -> None:
         """Ends the target."""
@@ -115,7 +117,11 @@ class Session:
             except Exception:
                 self._stop()  # whatever it was, what the boot does now is not known
                 raise
-            _check(batch, answered)
+            try:
+                _check(batch, answered)
+            except ExecutorRefused:
+                boot.dirty = "a step was refused, and those behind it were not done"
+                raise
             records += answered
         return records
 
@@ -191,6 +197,7 @@ def _prelude() -> list[Step]:
         steps.mem_fill(places.IOPM, 0x3000, 0),
         steps.mem_fill(places.MSRPM, 0x2000, 0),
         steps.tables(places.TABLES_LONG, TableKind.LONG),
+        steps.tables(places.TABLES_NESTED, TableKind.LONG),
         steps.tables(places.TABLES_PAE, TableKind.PAE),
         steps.tables(places.TABLES_LEGACY, TableKind.LEGACY),
         *steps.mem_write(places.L1_CODE, RET),

@@ -65,10 +65,11 @@ def judge(exit: Exit, context: Context) -> dict[str, Match]:
     if exit.answer.result & (VmrunResult.FAULTED | VmrunResult.NOT_COMPARED):
         return {}
     outcome = {}
+    summary = exit.summary()
     for clause, check in CHECKS.items():
         rows = list(check(exit, context))
         if rows:
-            outcome[clause] = Match(f"{clause}, asked of every #VMEXIT; this one was {exit.summary()}", rows)
+            outcome[clause] = Match(f"{clause}, asked of every #VMEXIT; this one was {summary}", rows)
     return outcome
 
 

@@ -175,6 +175,7 @@ def check_setup(settings: Settings) -> Target:
         missing = target.missing()
         if not missing:
             target.version()  # asks a host, which may not be there
+            target.command_line()  # refuses options that mean nothing to it
     except KeyError as error:
         raise SetupError(str(error.args[0])) from None
     except TargetError as error:

@@ -211,7 +211,7 @@ def running(name: str, programs: Programs, *, use_lane: bool = True, **more: obj
                 raise HarnessError(f"{name} did not start: {target.exit_reason() or error}{last}") from error
             yield Running(target, link, hello, time.monotonic() - started)
         finally:
-            target.stop()
+            getattr(target, "close", target.stop)()
 
 
 def program_arguments(group: object) -> None:

@@ -51,8 +51,6 @@ class Bochs:
             raise TargetError("; ".join(f"{item.what} is not there (Debian: {item.package})" for item in missing))
         if not self._options.disk_image.is_file():
             raise TargetError(f"{self._options.disk_image} is not built")
-        if self._options.without or self._options.cpu_model:
-            raise TargetError("Bochs has one CPU model here (ryzen), and no way to take bits away from it")
         if self._options.cpus != 1:
             raise TargetError("Bochs runs the suite on one CPU only")
         workdir = self._options.workdir.absolute()
@@ -139,6 +137,8 @@ class Bochs:
 
     def missing(self) -> list[Missing]:
         """What Bochs needs and is not there."""
+        if self._options.without or self._options.cpu_model:
+            raise TargetError("Bochs has one CPU model here (ryzen), and no way to take bits away from it")
         why = "runs the suite on Bochs's emulated AMD CPU: a second opinion beside QEMU's"
         wanted = [
             (self._program is not None, PROGRAM, "bochs", why),

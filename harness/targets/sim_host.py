@@ -31,6 +31,7 @@ BOOT_DEADLINE_S = 30.0
 ROUND_TRIP_S = 0.03
 ENDED_WAIT_S = 1.0
 LOOK_EVERY_S = 0.5
+EVIDENCE_MAX = 60_000
 
 
 class SimHost:
@@ -43,6 +44,7 @@ class SimHost:
         self._machine: OuterMachine | None = None
         self._host: SshHost | None = None
         self._log = ""
+        self._last_words = ""  # of a host that broke since the mark
         _open.add(self)
 
     @property
@@ -61,17 +63,25 @@ class SimHost:
         try:
             if self._host is not None and self._machine is not None and self._machine.alive():
                 with contextlib.suppress(HostError):  # then the host hangs: another is cheaper than to wait for it
-                    return self._host.start()
-            return self._restore().start()
+                    return HostConsole(self._host.start(), self._machine)
+            host, machine = self._restore()
+            return HostConsole(host.start(), machine)
         except SimError as error:
             raise TargetError(str(error), error.log) from None
         except HostError as error:
             raise self._explained(error) from None
 
     def stop(self) -> None:
-        """Ends the guest; the outer machine stays for the next."""
-        if self._host is not None:
+        """Ends the guest; the outer machine stays for the next, unless its host is broken."""
+        if self._host is None or self._machine is None:
+            return
+        reason = self._machine.exit_reason()
+        if reason is None:
             self._host.stop()
+            return
+        # The guest need not be ended on a host that does not answer: that would be waited for.
+        self._last_words = f"{reason}\n{self._machine.console_tail()}"[-EVIDENCE_MAX:]
+        self.close()
 
     def close(self) -> None:
         """Ends the outer machine too; may be called again."""
@@ -83,6 +93,10 @@ class SimHost:
             machine.stop()  # first: nothing on it need be cleaned up, so the host need not be asked
         if host is not None:
             host.close()
+
+    def discard(self) -> None:
+        """Ends the outer machine too: what a test did to its CPU would outlive the guest. The next start restores it."""
+        self.close()
 
     def alive(self) -> bool:
         """Whether the guest and its host run."""
@@ -112,6 +126,7 @@ class SimHost:
 
     def mark_evidence(self, *, trace: bool = False) -> None:
         """See Watched."""
+        self._last_words = ""
         if self._host is not None:
             self._host.mark_evidence(trace=trace)
 
@@ -124,9 +139,9 @@ class SimHost:
     def evidence(self) -> str:
         """See Watched."""
         if self._host is None or self._machine is None:
-            return ""
+            return self._last_words
         if (reason := self._machine.exit_reason()) is not None:
-            return f"{reason}\n{self._machine.console_tail()}"[-60_000:]
+            return f"{reason}\n{self._machine.console_tail()}"[-EVIDENCE_MAX:]
         return self._host.evidence()
 
     def console_tail(self) -> str:
@@ -180,7 +195,7 @@ class SimHost:
             return [Missing(f"{self.name} is not available: {state.reason}", "", "a simulated host")]
         return []
 
-    def _restore(self) -> SshHost:
+    def _restore(self) -> tuple[SshHost, OuterMachine]:
         self._state = None  # it may have been built anew meanwhile, with other keys
         state = self._built()
         self.close()
@@ -192,7 +207,7 @@ class SimHost:
         hold = Hold(spec, "main", run_id())  # a host of its own: no other worker is there
         hold.stalls_fatal = False
         self._host = SshHost(spec, self._options, name=self.name, hold=hold)
-        return self._host
+        return self._host, self._machine
 
     def _built(self) -> states.State:
         if self._state is None:
@@ -222,12 +237,13 @@ class HostConsole:
         """See Console."""
         end = time.monotonic() + timeout_s
         while True:
-            left = end - time.monotonic()
-            data = self._inner.read(min(max(left, 0), LOOK_EVERY_S))
-            if data or left <= LOOK_EVERY_S:
+            data = self._inner.read(min(max(end - time.monotonic(), 0), LOOK_EVERY_S))
+            if data:
                 return data
             if (reason := self._machine.exit_reason()) is not None:
                 raise ConsoleClosed(reason)
+            if time.monotonic() >= end:
+                return b""
 
     def write(self, data: bytes, deadline_s: float) -> None:
         """See Console."""

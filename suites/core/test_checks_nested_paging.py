@@ -8,6 +8,7 @@ NP_ENABLE=0 neither field is looked at. A wrong L0 uses one PAT for L1 and L2, o
 import pytest
 
 from harness import VMEXIT, clause
+from suites.legacy_host import down_and_up
 
 G_PAT = 0x0007_0406_0007_0406
 TYPES = {"uc": 0, "wc": 1, "wt": 4, "wp": 5, "wb": 6, "uc_minus": 7}
@@ -20,37 +21,12 @@ ABOVE_MAXPHYADDR = [
 ]
 FIELDS = [pytest.param(n, id=f"pa{n}") for n in range(8)]
 
-# VMRUN with the host's paging off: from 64-bit mode to compatibility mode, paging off (EFER.LMA goes with it), VMRUN in
-# flat protected mode, and back. Interrupts are off all the way; an exception here would be the end of L1.
+# The VMCB is at EBX. EDI is CR0 right after #VMEXIT.
 VMRUN_WITHOUT_PAGING = """
-    mov r15, rsp
-    mov r14, cr0
-    clgi
-    push 0x18
-    push offset compat
-    retfq
-.code32
-compat:
-    mov eax, cr0
-    and eax, 0x7fffffff
-    mov cr0, eax
-    jmp unpaged
-unpaged:
+    mov edi, 0
     mov eax, ebx
     vmrun
-    mov eax, cr0
-    mov esi, eax
-    or eax, 0x80000000
-    mov cr0, eax
-    jmp paged
-paged:
-    push 0x08
-    push offset long
-    retf
-.code64
-long:
-    mov rsp, r15
-    mov esi, esi
+    mov edi, cr0
 """
 
 
@@ -179,11 +155,12 @@ def test_nested_paging_asks_for_host_paging(l1, np):
     l1.write(code, guest.code)
     l1.write(vmcb_pa, bytes(guest.vmcb))
 
-    done = l1.code(VMRUN_WITHOUT_PAGING, {"rbx": vmcb_pa})
+    done = l1.code(down_and_up(VMRUN_WITHOUT_PAGING), {"rbx": vmcb_pa})
 
     exitcode = int.from_bytes(l1.read(vmcb_pa + 0x70, 8), "little")
     assert done.returned
-    assert l1.expect("L1's CR0.PG after #VMEXIT", done.reg("rsi") >> 31 & 1, 0)
+    assert l1.expect("the vector that VMRUN raised in L1", done.reg("rbp"), 0xFFFF_FFFF, width_bytes=4)
+    assert l1.expect("L1's CR0.PG after #VMEXIT", done.reg("rdi") >> 31 & 1, 0)
     # The low half alone: that all 64 bits are ones is core.checks.exitcode_is_64_bit's to say.
     assert l1.expect("EXITCODE[31:0]", exitcode & 0xFFFF_FFFF, 0xFFFF_FFFF if np else VMEXIT.VMMCALL, width_bytes=4)
 

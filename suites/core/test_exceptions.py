@@ -9,7 +9,7 @@ shows L1 or L2 the exceptions that it intercepts for its own purposes.
 import pytest
 from event_handlers import ABSENT, ABSENT3, BEYOND_GDT, NO_PAGE, EventGuest
 
-from harness import VMEXIT, clause, masked
+from harness import VMEXIT, clause, masked, places
 
 ALL = [f"exc_{n}" for n in range(32)]
 V = 1 << 31
@@ -140,14 +140,16 @@ def test_exception_does_not_exit_by_other_bits(l1, mode, code, vector, error, le
 
 
 @clause("core.exceptions.invisible")
-@pytest.mark.parametrize("np", [False, True], ids=["shadow", "nested"])
+@pytest.mark.parametrize("tables", ["shadow", "nested", "shared"])
 @pytest.mark.parametrize(("mode", "code", "vector", "error", "length", "more"), OFTEN_INTERCEPTED_BY_L0)
-def test_nothing_is_intercepted(l1, mode, code, vector, error, length, more, np):
+def test_nothing_is_intercepted(l1, mode, code, vector, error, length, more, tables):
     """No exception is intercepted at all, so that L0's own intercepts must not show: error code, CR2 and DR6 are what
-    they would be without a hypervisor."""
-    if np:
+    they would be without a hypervisor. `shared`: N_CR3 and L2's CR3 name the same tables."""
+    if tables != "shadow":
         l1.need("NP")
-    guest = raising(l1, mode, code, vector, more, no_intercept=ALL, np=np)
+    guest = raising(l1, mode, code, vector, more, no_intercept=ALL, np=tables != "shadow")
+    if tables == "shared":
+        guest.guest.vmcb["n_cr3"] = places.TABLES_LONG
     guest.guest.vmcb["cr2"] = 0x1122_3000
 
     exit = guest.run()

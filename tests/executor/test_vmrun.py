@@ -64,6 +64,7 @@ def prepare(
         steps.mem_fill(places.IOPM, 0x3000, 0),
         steps.mem_fill(places.MSRPM, 0x2000, 0),
         steps.tables(places.TABLES_LONG, TableKind.LONG),
+        steps.tables(places.TABLES_NESTED, TableKind.LONG),
         steps.tables(places.TABLES_PAE, TableKind.PAE),
         steps.tables(places.TABLES_LEGACY, TableKind.LEGACY),
     )
