@@ -95,7 +95,7 @@ class SimHost:
             host.close()
 
     def discard(self) -> None:
-        """Ends the outer machine too: what a test did to its CPU would outlive the guest. The next start restores it."""
+        """Ends the outer machine too: what a test did to its CPU would outlive the guest."""
         self.close()
 
     def alive(self) -> bool:

@@ -114,3 +114,13 @@ def test_an_entry_with_fields_excuses_only_those() -> None:
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["tlb_control"]) is entry
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["tlb_control", "asid"]) is None
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["asid"]) is None
+
+
+def test_an_entry_that_shows_sometimes_promises_nothing() -> None:
+    always = Deviation("core.a", "r", "f", tests=("test_a",))
+    sometimes = Deviation("core.b", "r", "f", tests=("test_a",), sometimes=True)
+    baseline = Baseline((always, sometimes))
+
+    assert baseline.promised("core.a", "x::test_a") is always
+    assert baseline.promised("core.b", "x::test_a") is None
+    assert baseline.known("core.b", "x::test_a", "FAIL") is sometimes
