@@ -44,7 +44,6 @@ class HostSpec:
     workdir: str = "/dev/shm/nsvm"
     workers: int = 1
     tracepoints: bool = True
-    disposable: bool = False
     memory_mib: int = 64
     cpus_max: int = 2
     use_agent: bool = True

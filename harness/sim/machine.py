@@ -131,7 +131,6 @@ class OuterMachine:
             known_hosts=(self._known_hosts,),
             connect_deadline_s=10.0,
             grace_s=0.0,
-            disposable=True,
             use_agent=False,
             use_ssh_config=False,
         )

@@ -146,7 +146,7 @@ class SshHost:
         return Capabilities(
             shared_memory=False,
             cpus_max=self.spec.cpus_max,
-            disposable=self.spec.disposable,
+            disposable=False,  # somebody's machine: dangerous scenarios ask for --dangerous
             boot_deadline_s=self.spec.boot_deadline_s,
             round_trip_s=self.spec.round_trip_s + (1000 / baud if baud else 0),
         )

@@ -12,11 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CONFTEST = """
 import sys, time
+from dataclasses import replace
 sys.path.insert(0, {root!r})
 pytest_plugins = ["harness.plugin"]
 from harness.targets import register
 from tests.fake_executor import FakeTarget
 from tests.fake_l1 import FakeL1, vmmcall_exit
+
+L0_LOG = []
 
 class Scripted(FakeL1):
     # What the machine does is chosen by the ASID of the VMCB.
@@ -35,6 +38,8 @@ class Scripted(FakeL1):
             good.fields["exitcode"] = 0x78
         if asid == 104:
             good.fields["tlb_control"] = 3
+        if asid == 106:
+            L0_LOG.append("BUG: unable to handle page fault")
         if asid == 105:
             good.fields["exitcode"] = (1 << 64) - 1
         return good
@@ -46,7 +51,27 @@ class Target(FakeTarget):
         self.respond = Scripted().respond
         return super().start()
 
+class Host(Target):
+    # Somebody's machine, whose kernel can be heard.
+    name = "fake-host"
+    baselines = ("fake",)
+
+    def capabilities(self):
+        return replace(super().capabilities(), disposable=False)
+
+    def mark_evidence(self, *, trace=False):
+        L0_LOG.clear()
+        if trace:
+            L0_LOG.append("traced")
+
+    def l0_failure(self):
+        return next((line for line in L0_LOG if line.startswith("BUG")), None)
+
+    def evidence(self):
+        return "L0 said: " + ", ".join(L0_LOG)
+
 register("fake", Target)
+register("fake-host", Host)
 """
 
 CLAUSES = "".join(
@@ -325,3 +350,39 @@ def test_failure_with_x_stops_and_the_record_ends(suite):
     assert done.ret == 1
     assert list(results) == ["test_one"]
     assert lines[-1]["kind"] == "end"
+
+
+DANGEROUS = """
+@pytest.mark.dangerous
+@clause("core.a")
+def test_one(l1):
+    assert run(l1).matches(code=VMEXIT.VMMCALL)
+"""
+
+
+def test_dangerous_runs_on_a_host_only_where_it_is_said(suite):
+    _, skipped, _ = suite(DANGEROUS, "--target", "fake-host")
+    (Path("out") / "run.jsonl").unlink()
+    _, ran, _ = suite(DANGEROUS, "--target", "fake-host", "--dangerous")
+
+    assert skipped["test_one"]["verdict"] == "SKIP"
+    assert "--dangerous" in skipped["test_one"]["reason"]
+    assert ran["test_one"]["verdict"] == "PASS"
+
+
+def test_an_l0_that_fails_is_a_crash_whatever_l1_saw(suite):
+    done, results, _ = suite(TEST.format(asid=106), "--target", "fake-host")
+
+    assert done.ret == 1
+    assert results["test_one"]["verdict"] == "CRASH"
+    assert results["test_one"]["reason"] == "L0 failed: BUG: unable to handle page fault"
+    assert "BUG" in results["test_one"]["evidence"][0]["l0_log"]
+
+
+def test_what_l0_said_stands_beside_a_new_deviation(suite):
+    two = TEST.format(asid=1) + TEST.format(asid=100).replace("test_one", "test_two")
+    _, results, _ = suite(two, "--target", "fake-host")
+
+    assert results["test_two"]["fresh"]["state"] == "same"
+    assert results["test_two"]["evidence"][0]["l0_log"] == "L0 said: traced"
+    assert results["test_one"]["evidence"] == []

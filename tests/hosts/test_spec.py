@@ -34,10 +34,10 @@ grace_s = 10
 
 
 def test_url() -> None:
-    spec = from_url("ssh://root@lab1:2222?l0=xen&vmm=hvm&cpus_max=1&disposable=yes&round_trip_s=0.1")
+    spec = from_url("ssh://root@lab1:2222?l0=xen&vmm=hvm&cpus_max=1&tracepoints=no&round_trip_s=0.1")
 
     assert (spec.user, spec.address, spec.port, spec.l0, spec.vmm) == ("root", "lab1", 2222, "xen", "hvm")
-    assert (spec.cpus_max, spec.disposable, spec.round_trip_s, spec.name) == (1, True, 0.1, "lab1-2222")
+    assert (spec.cpus_max, spec.tracepoints, spec.round_trip_s, spec.name) == (1, False, 0.1, "lab1-2222")
     assert from_url("ssh://Lab1") == HostSpec("Lab1", address="Lab1")
     assert from_url("ssh://[::1]:22").address == "::1"
     assert from_url("ssh://h?vmm_args=-M,q35").vmm_args == ("-M", "q35")
@@ -87,7 +87,7 @@ def test_lab(tmp_path: Path, home: Path) -> None:
     [
         ("[host.a]\nport = 'x'", "port must be a whole number, not 'x'"),
         ("[host.a]\nport = true", "port must be a whole number"),
-        ("[host.a]\ndisposable = 1", "true or false"),
+        ("[host.a]\ntracepoints = 1", "true or false"),
         ("[host.a]\nvmm_args = [1]", "list of texts"),
         ("[host.a]\nadress = 'x'", "'adress' is no key"),
         ("[hosts.a]\n", "'hosts' is no key"),
