@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_KNOWN = {"clause", "tests", "verdict", "reason", "reference", "versions", "severity", "attack", "seen", "fields", "sometimes"}
+_KNOWN = {
+    "clause",
+    "tests",
+    "verdict",
+    "reason",
+    "reference",
+    "versions",
+    "severity",
+    "attack",
+    "seen",
+    "fields",
+    "sometimes",
+}
 SEVERITIES = ("high", "medium", "low", "none")
 """How bad a deviation is, as an attacker in L1 or L2 sees it."""
 _PART = re.compile(r"(>=|<=|==|<|>)\s*(\d+(?:\.\d+)*)")
