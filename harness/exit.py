@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.expect import Expected, Match, Row, compare, hexadecimal
+from harness.expect import Expected, Match, Row, compare, hexadecimal, unchanged
 from harness.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
 from harness.svm.events import vector_name, vector_number
 from harness.svm.exits import VMEXIT, exit_name
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.code import CodeResult
 
 INVALID_LOW = 0xFFFF_FFFF
+LOW_HALF = 0xFFFF_FFFF
 
 _SHORT = {"code": "exitcode", "info1": "exitinfo1", "info2": "exitinfo2", "intinfo": "exitintinfo"}
 
@@ -147,11 +148,22 @@ class Exit:
             if name not in GPR_NUMBER:
                 raise KeyError(f"no such register: {name}")
             at_entry = self.loaded.get(name, GPR_FILL + GPR_NUMBER[name])
-            rows.append(compare(name.upper(), expected, self.regs[name], width_bytes=8, before=at_entry))
+            got, width = self.regs[name], 8
+            halves = isinstance(expected, int) or expected is unchanged
+            if halves and GPR_NUMBER[name] < 8 and not self._in_64_bit_mode:
+                # The upper halves are undefined once a CPU has left 64-bit mode (APM volume 1, 3.1.2).
+                at_entry, got, width = at_entry & LOW_HALF, got & LOW_HALF, 4
+                expected = expected & LOW_HALF if isinstance(expected, int) else expected
+            rows.append(compare(name.upper(), expected, got, width_bytes=width, before=at_entry))
         for name, expected in (host or {}).items():
             before, after = self.host_changes.get(name, (0, 0))
             rows.append(compare(f"L1's {name}", expected, after, width_bytes=8, before=before))
         return Match(f"after {self.summary()}", rows)
+
+    @property
+    def _in_64_bit_mode(self) -> bool:
+        """Whether L2 was in 64-bit mode at the exit: EFER.LMA and CS.L."""
+        return bool(self.vmcb["efer"] >> 10 & 1 and self.vmcb["cs.attrib"] >> 9 & 1)
 
     def _describe(self, name: str, value: int) -> str:
         return _say_code(name, value) if name == "exitcode" else describe(name, value)

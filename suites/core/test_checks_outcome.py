@@ -87,6 +87,8 @@ def test_l1_goes_on_as_it_was(l1, vmcb, host_if):
         before, after = exit.host_changes.get(name, (0, 0))
         if name == "RFLAGS":  # RF is the processor's own
             before, after = before & ~(1 << 16), after & ~(1 << 16)
+        if name == "DR7":  # bit 10 reads as 1 on every CPU; where it does not, that is not this clause's affair
+            before, after = before | 1 << 10, after | 1 << 10
         assert l1.expect(f"L1's {name} after VMEXIT_INVALID", after, before)
     assert l1.expect("exceptions in L1", len([event for event in exit.events if event.vector < 32]), 0)
 
