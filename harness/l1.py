@@ -54,7 +54,9 @@ class L1:
         """Forgets what this test did so far."""
         self._next_blob = BLOBS
         self._next_page = places.SCRATCH
-        self._pending: list[Step] = []  # to be done before the next scenario
+        # To be done before the next scenario. First: SVM off and on again. Tests of a boot reuse addresses, and an L0
+        # may keep what it made of an earlier test's nested tables until then, whatever TLB_CONTROL says.
+        self._pending: list[Step] = [steps.code(places.SVM_OFF_AND_ON, {})]
         self.mismatch: Match | None = None
         self.universal: dict[str, Match] = {}
         self.guests: list[Guest] = []

@@ -24,6 +24,7 @@ TABLES_LONG = ARENA + 0x8_0000
 TABLES_PAE = ARENA + 0x9_0000
 TABLES_LEGACY = ARENA + 0xA_0000
 TABLES_NESTED = ARENA + 0xB_0000  # N_CR3: not L2's own tables, which an L0 that shadows them would write-protect
+SVM_OFF_AND_ON = ARENA + 0xB_6000  # L1 code: EFER.SVME cleared and set
 TEMPLATES = ARENA + 0xC_0000  # pages uploaded once a boot and copied from
 TEMPLATES_SIZE = 0x4_0000
 SCRATCH = ARENA + 0x10_0000  # handed out page by page to the running test

@@ -18,6 +18,11 @@ from harness.targets.base import Target, TargetError
 DEADLINE_S = 10.0
 ROUND_TRIPS = 200  # and this many round trips, for consoles that are slow
 START_TRIES = 3
+SVM_OFF_AND_ON = bytes.fromhex(
+    "b9 800000c0"  # mov ecx, EFER
+    "0f32 25 ffefffff 0f30"  # rdmsr; and eax, not SVME; wrmsr
+    "0d 00100000 0f30 c3"  # or eax, SVME; wrmsr; ret
+)
 RET = b"\xc3"  # the blob that does nothing, for L1.restore_step
 
 
@@ -201,6 +206,7 @@ def _prelude() -> list[Step]:
         steps.tables(places.TABLES_PAE, TableKind.PAE),
         steps.tables(places.TABLES_LEGACY, TableKind.LEGACY),
         *steps.mem_write(places.L1_CODE, RET),
+        *steps.mem_write(places.SVM_OFF_AND_ON, SVM_OFF_AND_ON),
     ]
 
 

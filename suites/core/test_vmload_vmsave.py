@@ -104,10 +104,12 @@ def change(fields):
     )
 
 
-def load(fields, probe, *, save=True):
-    """L1 code: loads these fields with VMLOAD, runs `probe` (result in R11), saves to R10, puts L1's state back."""
+def load(fields, probe, *, save=True, before=""):
+    """L1 code: runs `before`, loads these fields with VMLOAD, runs `probe` (result in R11), saves to R10, puts L1's
+    state back.
+    """
     saved = "mov rax, r10\nvmsave\n" if save else ""
-    return f"{COPY}{change(fields)}mov rax, r9\nvmload\n{probe}\n{saved}mov rax, r8\nvmload\n"
+    return f"{COPY}{before}{change(fields)}mov rax, r9\nvmload\n{probe}\n{saved}mov rax, r8\nvmload\n"
 
 
 def pages(l1):
@@ -149,8 +151,10 @@ def test_round_trip(l1, case):
 def test_vmload_shows_in_rdmsr(l1, case):
     """The MSR is the state itself, not a copy that VMSAVE alone sees."""
     ((name, value),) = CASES[case].items()
+    other = VALUES[name][1 - VALUES[name].index(value)]  # so that no earlier test can have left the value there
+    before = f"mov ecx, {MSRS[name]:#x}\nmov eax, {other & 0xFFFF_FFFF:#x}\nmov edx, {other >> 32:#x}\nwrmsr\n"
 
-    result = l1.code(load(CASES[case], f"mov ecx, {MSRS[name]:#x}\n{READ_MSR}\nmov r11, rdx"), pages(l1))
+    result = l1.code(load(CASES[case], f"mov ecx, {MSRS[name]:#x}\n{READ_MSR}\nmov r11, rdx", before=before), pages(l1))
 
     assert result.returned
     assert expect_field(l1, name, result.reg("r11"), value)
