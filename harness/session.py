@@ -19,9 +19,10 @@ DEADLINE_S = 10.0
 ROUND_TRIPS = 200  # and this many round trips, for consoles that are slow
 START_TRIES = 3
 SVM_OFF_AND_ON = bytes.fromhex(
-    "b9 800000c0"  # mov ecx, EFER
-    "0f32 25 ffefffff 0f30"  # rdmsr; and eax, not SVME; wrmsr
-    "0d 00100000 0f30 c3"  # or eax, SVME; wrmsr; ret
+    "b9 170101c0 0f32 89c6 89d7"  # RDMSR of VM_HSAVE_PA, kept in ESI and EDI: an L0 may forget it meanwhile
+    "b9 800000c0 0f32 25 ffefffff 0f30"  # RDMSR of EFER, without SVME, WRMSR
+    "0d 00100000 0f30"  # with SVME, WRMSR
+    "b9 170101c0 89f0 89fa 0f30 c3"  # WRMSR of VM_HSAVE_PA, RET
 )
 RET = b"\xc3"  # the blob that does nothing, for L1.restore_step
 
