@@ -23,7 +23,8 @@ tcg.toml`). This page is made from the baselines by `./nsvm findings --write`.
 
 No entry was seen on silicon. Each was seen on a simulated host (`./nsvm sim build`), where the hypervisor's own code
 runs on QEMU's emulated AMD CPU, and its reason was read in the hypervisor's source: on hardware the same code gives
-the same answer. Severity is what an attacker in L1 or L2 could make of it:
+the same answer. Xen calls nested HVM experimental. Severity is our own judgement of what an attacker in L1 or L2 could
+make of it:
 
 | severity | meaning |
 | --- | --- |

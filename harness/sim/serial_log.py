@@ -9,12 +9,17 @@ import threading
 from harness.frames import printable
 
 CONSOLE_KEPT = 256 * 1024
-PANIC = re.compile(r"Kernel panic - not syncing.*")
+_NOT_A_GUEST = r"^(?!\(d\d+\))[^\n]*?"  # Xen puts (d5) before what a guest writes to its console
+PANIC = re.compile(_NOT_A_GUEST + r"(Kernel panic - not syncing[^\n]*)", re.MULTILINE)
 OOPS = re.compile(
-    r"(?:BUG: unable to handle .*|BUG: kernel NULL pointer .*|kernel BUG at .*|Oops: .*\[#\d+\].*"
-    r"|general protection fault.*\[#\d+\].*|\(XEN\) .*FATAL (?:TRAP|PAGE FAULT).*)"
+    _NOT_A_GUEST + r"((?:BUG: unable to handle |BUG: kernel NULL pointer |kernel BUG at )[^\n]*"
+    r"|Oops: [^\n]*\[#\d+\][^\n]*|general protection fault[^\n]*\[#\d+\][^\n]*"
+    r"|\(XEN\) [^\n]*FATAL (?:TRAP|PAGE FAULT)[^\n]*)",
+    re.MULTILINE,
 )
-XEN_PANIC = re.compile(r"\(XEN\) (?:\[[^\]\n]*\] )?Panic on CPU \d+:\s*\n(?:\(XEN\) (?:\[[^\]\n]*\] )?)?(.*)")
+XEN_PANIC = re.compile(
+    r"^\(XEN\) (?:\[[^\]\n]*\] )?Panic on CPU \d+:\s*\n(?:\(XEN\) (?:\[[^\]\n]*\] )?)?([^\n]*)", re.MULTILINE
+)
 
 
 class SerialLog:
@@ -64,6 +69,6 @@ def fatal_line(console: str) -> str | None:
         return f"Xen panicked: {found[1].strip()[:200]}"
     oops, panic = OOPS.search(console), PANIC.search(console)
     if panic is None:
-        return f"the host's kernel is broken: {oops[0].strip()[:200]}" if oops else None
-    first = f" (first: {oops[0].strip()[:120]})" if oops else ""
-    return f"the host panicked: {panic[0].removeprefix('Kernel panic - not syncing:').strip()[:200]}{first}"
+        return f"the host's kernel is broken: {oops[1].strip()[:200]}" if oops else None
+    first = f" (first: {oops[1].strip()[:120]})" if oops else ""
+    return f"the host panicked: {panic[1].removeprefix('Kernel panic - not syncing:').strip()[:200]}{first}"

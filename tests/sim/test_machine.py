@@ -49,6 +49,8 @@ FEATURES = """\
         ("Kernel panic - not syncing: sysrq triggered crash\n", "the host panicked: sysrq triggered crash"),
         (XEN_PANIC, "Xen panicked: Xen BUG at svm.c:3036"),
         (XEN_TRAP, "Xen panicked: FATAL TRAP: vec 13, #GP[0000]"),
+        ("(d5) (XEN) Panic on CPU 0:\n(d5) (XEN) a guest that lies\n(d5) Oops: 0000 [#1]\n", None),
+        ("(d5) Kernel panic - not syncing: a guest's own\n", None),
     ],
 )
 def test_what_a_console_says_of_a_broken_host(console: str, said: str | None) -> None:
