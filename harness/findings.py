@@ -39,15 +39,16 @@ UNSEEN = """
 
 These were read in the source; the emulated CPU has not the feature that would show them. A run on hardware would.
 
-- **Xen 4.17 and 4.20, high**: an exit code that `nsvm_vmcb_guest_intercepts_exitcode()` does not list ends in `BUG()`, and the
-  host is down. Xen intercepts RDPRU for itself (`construct_vmcb()`), the merged VMCB keeps the bit, and 8Eh is not
-  listed: on a CPU with RDPRU an L2 program at CPL 3 (CR4.TSD=0) would do it. Shown by the cases `rdpru` of
-  `suites/core/test_intercept_exits.py`, which are skipped where CPUID does not offer RDPRU.
-- **Xen 4.17 and 4.20, high**: bits 15 to 31 of VMCB 010h (write traps of EFER and the control registers) and all of 060h
-  (AVIC enable among it) go from L1's VMCB into the one that runs, without a mask: exits 8Fh to 9Fh, 401h and 402h end in
-  the same `BUG()`, and with AVIC the backing page is host-physical page 0.
+- **Xen 4.17 and 4.20, high**: an exit code that `nsvm_vmcb_guest_intercepts_exitcode()` does not list ends in
+  `BUG()`, and the host is down. Xen intercepts RDPRU for itself (`construct_vmcb()`), the merged VMCB keeps the
+  bit, and 8Eh is not listed: on a CPU with RDPRU an L2 program at CPL 3 (CR4.TSD=0) would do it. The case `rdpru`
+  of `suites/core/test_intercept_feature_absent.py` would show it; it is marked dangerous.
+- **Xen 4.17 and 4.20, high**: bits 15 to 31 of VMCB 010h (write traps of EFER and the control registers) and all of
+  060h (AVIC enable among it) go from L1's VMCB into the one that runs, without a mask: exits 8Fh to 9Fh, 401h and
+  402h end in the same `BUG()`, and with AVIC the backing page is host-physical page 0.
 - **KVM 6.1 and 6.12**: DR7 of L1's VMCB is loaded for L2, DR0 to DR3 only if L1's own DR7 enables a breakpoint
-  (`switch_db_regs`): L2's breakpoints may match addresses that another guest left. `core.load.dr7_arms_l2` would show it.
+  (`switch_db_regs`): L2's breakpoints may match addresses that another guest left. `core.load.dr7_arms_l2` would
+  show it.
 """
 
 
