@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["run", "--bogus"], "nsvm run does not know --bogus"),
         (["run", "--targ", "bochs"], "nsvm run does not know --targ"),
         (["run", "--target", "vax"], "no target is called 'vax'; there are "),
-        (["run", "--fresh-boot", "never"], "invalid choice: 'never'"),
+        (["run", "--fresh-boot", "often"], "invalid choice: 'often'"),
         (["run", "-n", "many"], "-n many: not a number of workers"),
         (["run", "-n", "1000"], "at most 64 workers"),
         (["run", "--qemu", "/nonexistent/qemu"], "--qemu /nonexistent/qemu: no such program"),
