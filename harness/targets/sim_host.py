@@ -106,14 +106,19 @@ class SimHost:
         """What befell the host, else why the guest ended."""
         if self._host is None or self._machine is None:
             return None
+        if (reason := self._machine_ended()) is not None:
+            return reason
+        said = self._host.exit_reason()
+        return self._machine_ended() or said  # it may have died meanwhile
+
+    def _machine_ended(self) -> str | None:
+        """What the machine ended of. Where the line is cut that is waited for: its sockets close before it is gone."""
+        assert self._host is not None and self._machine is not None
         connection = self._host.hold.connection
         lost = connection is not None and not connection.alive()
         deadline = time.monotonic() + (ENDED_WAIT_S if lost else 0)
         while (reason := self._machine.exit_reason()) is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        if reason is None:
-            of_guest = self._host.exit_reason()
-            reason = self._machine.exit_reason() or of_guest  # it may have died meanwhile
         return reason
 
     def log_tail(self) -> str:
