@@ -176,6 +176,7 @@ def check_setup(settings: Settings) -> Target:
         if not missing:
             target.version()  # asks a host, which may not be there
             target.command_line()  # refuses options that mean nothing to it
+            getattr(target, "claim", lambda: None)()  # a host that somebody else has
     except KeyError as error:
         raise SetupError(str(error.args[0])) from None
     except TargetError as error:

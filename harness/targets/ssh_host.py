@@ -88,6 +88,10 @@ class SshHost:
             with contextlib.suppress(HostError):
                 self._end_guest(STOP_S)
 
+    def claim(self) -> None:
+        """Takes the host, as a run does before it begins. Raises HostError, which names who has it."""
+        self.hold.ready(self.l0)
+
     def close(self) -> None:
         """Ends the guest, gives the host back as it was, disconnects."""
         self.stop()

@@ -216,6 +216,13 @@ def test_another_run_has_the_host(make_host: MakeHost) -> None:
     assert isinstance(caught.value, TargetError)
 
 
+def test_a_run_asks_for_the_host_before_it_begins(make_host: MakeHost) -> None:
+    boot(make_host(run="first"))
+    second = make_host(run="second")
+    with pytest.raises(HostError, match=r"is in use by .*, run first, since"):
+        second.claim()
+
+
 def test_two_workers_of_a_run(make_host: MakeHost, l0: FakeL0) -> None:
     one, two = make_host(worker="gw0"), make_host(worker="gw1")
     links = [boot(one), boot(two)]
