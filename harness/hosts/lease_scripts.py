@@ -10,6 +10,7 @@ MARKER = ".nsvm"
 # JOIN, TAKEN (ours, after a run that is dead), HELD, or TROUBLE; what follows is the boot id or the explanation.
 COMMON = """
 umask 077
+LC_ALL=C; export LC_ALL
 die() { printf 'TROUBLE\\n%s\\n' "$1"; exit 0; }
 up() { read -r u _ < /proc/uptime; echo "${u%.*}"; }
 lock() {
@@ -17,7 +18,9 @@ lock() {
   until ln -s $$ "$w/lock" 2>/dev/null; do
     [ -d "$w" ] || return 1
     if p=$(readlink "$w/lock"); then [ -d "/proc/$p" ] || rm -f "$w/lock"
-    else e=$(ln -s $$ "$w/lock" 2>&1) && return 0; [ -L "$w/lock" ] || [ ! -d "$w" ] || die "$e"; fi
+    else e=$(ln -s $$ "$w/lock" 2>&1) && return 0
+      # Whoever had it between the two may have let go of it again.
+      [ -L "$w/lock" ] || [ ! -d "$w" ] || case "$e" in *[Ee]xists*) ;; *) die "$e" ;; esac; fi
     n=$((n + 1)); [ $n -lt TRIES ] || die "its lock $w/lock is held by process $p of that host"
     sleep 0.1
   done
