@@ -2,7 +2,7 @@
 #include "executor.h"
 
 #define MSR_APIC_BASE 0x1B
-enum { ID = 0x20, TPR = 0x80, EOI = 0xB0, SPURIOUS = 0xF0, ISR = 0x100, IRR = 0x200, ICR_LOW = 0x300, ICR_HIGH = 0x310,
+enum { ID = 0x20, TPR = 0x80, PPR = 0xA0, EOI = 0xB0, SPURIOUS = 0xF0, ISR = 0x100, IRR = 0x200, ICR_LOW = 0x300, ICR_HIGH = 0x310,
        LVT_TIMER = 0x320, LVT_LINT0 = 0x350, LVT_LINT1 = 0x360, TIMER_INITIAL = 0x380, TIMER_CURRENT = 0x390, TIMER_DIVIDE = 0x3E0 };
 
 static u64 page = 0xFEE00000;
@@ -59,10 +59,11 @@ static int any_of(u32 reg)
     return 0;
 }
 
-/* An interrupt that L2 took through its own IDT was never ended. */
+/* An interrupt that L2 took through its own IDT was never ended. PPR is not below the class of what is in service: where it is 0
+ * one read stands for seven, each of which may be an exit to L0. */
 void apic_clear_in_service(void)
 {
-    if (!features.apic)
+    if (!features.apic || !(read(PPR) & 0xF0))
         return;
     for (u32 i = 0; i < 16 && any_of(ISR); i++)
         write(EOI, 0);
@@ -84,7 +85,9 @@ void apic_send_self(u8 vector)
         write(ICR_LOW, 0x40000 | APIC_FIXED | vector);
 }
 
-int apic_requested(u8 vector) { return features.apic && read(IRR + (vector >> 5) * 0x10) >> (vector & 31) & 1; }
+/* The vectors that wait beside this one: bit 0 is the first of its 32. */
+u32 apic_requested_beside(u8 vector) { return features.apic ? read(IRR + (vector >> 5) * 0x10) : 0; }
+int apic_requested(u8 vector) { return apic_requested_beside(vector) >> (vector & 31) & 1; }
 int apic_anything_requested(void) { return features.apic && any_of(IRR); }
 
 void apic_timer(u8 vector, u32 initial_count)
@@ -99,8 +102,7 @@ void apic_timer_stop(void)
 {
     if (!features.apic)
         return;
-    write(TIMER_INITIAL, 0);
-    write(LVT_TIMER, 0x10000);
+    write(TIMER_INITIAL, 0);                        /* stopped, it raises nothing: its LVT need not be masked */
 }
 
 u32 apic_timer_count(void) { return features.apic ? read(TIMER_CURRENT) : 0; }

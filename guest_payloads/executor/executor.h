@@ -82,6 +82,7 @@ struct features {
 };
 extern struct features features;
 void enable_features(void);
+u64 read_efer(void);
 int svme_is_set(void);
 
 /* restore.c: what a blob or a lying L0 may have changed under the executor. */
@@ -91,6 +92,7 @@ struct sane_state {
 extern struct sane_state boot_state;
 void read_sane_state(struct sane_state *state);
 void restore_sane_state(const struct sane_state *state);
+void restore_from(const struct sane_state *now, const struct sane_state *state);
 
 /* apic.c */
 void apic_start(void);
@@ -99,6 +101,7 @@ void apic_eoi(void);
 void apic_clear_in_service(void);
 void apic_send(u32 destination, u32 command);
 void apic_send_self(u8 vector);
+u32 apic_requested_beside(u8 vector);
 int apic_requested(u8 vector);
 int apic_anything_requested(void);
 void apic_timer(u8 vector, u32 initial_count);
@@ -131,7 +134,7 @@ struct host_state {
     u64 value[HOST_ITEMS_MAX];
 };
 void choose_host_items(void);
-void read_host_state(struct host_state *state);
+void read_host_state(struct host_state *state, u64 efer);
 void put_host_state(struct out *out, const struct host_state *state);
 u32 put_host_differences(struct out *out, const struct host_state *before, const struct host_state *after);
 

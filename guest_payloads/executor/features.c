@@ -39,9 +39,11 @@ void enable_features(void)
     cpu->quiet = 0;
 }
 
-int svme_is_set(void)
+u64 read_efer(void)
 {
     u64 efer = 0;
     try_rdmsr(MSR_EFER, &efer);
-    return efer >> 12 & 1;
+    return efer;
 }
+
+int svme_is_set(void) { return read_efer() >> 12 & 1; }

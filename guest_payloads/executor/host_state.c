@@ -26,7 +26,7 @@ void choose_host_items(void)
 
 #define READ(item, instruction) __asm__ volatile(instruction : "=r"(v[(item) - 1]))
 
-void read_host_state(struct host_state *state)
+void read_host_state(struct host_state *state, u64 efer)
 {
     u64 *v = state->value;
     struct pointer pointer;
@@ -59,8 +59,7 @@ void read_host_state(struct host_state *state)
     READ(ITEM_RSP, "movq %%rsp, %0");
     for (u32 item = ITEM_CS; item <= ITEM_LDTR; item++)
         v[item - 1] &= 0xFFFF;
-    v[ITEM_EFER - 1] = 0;
-    try_rdmsr(0xC0000080, &v[ITEM_EFER - 1]);
+    v[ITEM_EFER - 1] = efer;
     v[ITEM_XCR0 - 1] = 0;
     if (v[ITEM_CR4 - 1] >> 18 & 1) {
         u32 low, high;

@@ -15,12 +15,17 @@ void restore_sane_state(const struct sane_state *state)
 {
     struct sane_state now;
     read_sane_state(&now);
-    if (now.dr7 != state->dr7)
+    restore_from(&now, state);
+}
+
+void restore_from(const struct sane_state *now, const struct sane_state *state)
+{
+    if (now->dr7 != state->dr7)
         __asm__ volatile("movq %0, %%dr7" : : "r"(state->dr7));
-    if (now.cr4 != state->cr4)
+    if (now->cr4 != state->cr4)
         __asm__ volatile("movq %0, %%cr4" : : "r"(state->cr4) : "memory");
-    if (now.cr3 != state->cr3)
+    if (now->cr3 != state->cr3)
         __asm__ volatile("movq %0, %%cr3" : : "r"(state->cr3) : "memory");
-    if (now.cr0 != state->cr0)
+    if (now->cr0 != state->cr0)
         __asm__ volatile("movq %0, %%cr0" : : "r"(state->cr0) : "memory");
 }

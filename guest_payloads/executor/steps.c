@@ -133,7 +133,7 @@ static u8 step_host_state(struct in *in, struct out *out)
     if (in->left)
         return STATUS_BAD_STEP;
     this_cpu()->quiet = 1;
-    read_host_state(&state);
+    read_host_state(&state, read_efer());
     this_cpu()->quiet = 0;
     put_host_state(out, &state);
     return STATUS_OK;

@@ -4,6 +4,7 @@
 #define RFLAGS_TF 0x100
 #define RFLAGS_IF 0x200
 #define MSR_EFER 0xC0000080
+#define EFER_SVME 0x1000
 
 struct vmrun_area {
     u64 in[16], out[16], rflags_in, rflags_out, rsp_kept, rsp_out;
@@ -27,39 +28,60 @@ static u8 own_state[CPUS_MAX][4096] NOINIT PAGE_ALIGNED;       /* L1's own FS, G
 struct run {
     struct cpu *cpu;
     struct vmrun_area *area;
-    u64 rax, cycles;
-    u32 flags, watchdog_us, result;
+    u64 rax, efer, cycles;
+    u32 flags, watchdog_us, watchdog_ticks, watchdogs_before, result;
     u8 entered;                 /* VMRUN was reached */
+    u8 probe_waits;
     struct host_state before, after;
 };
+
+static void note_watchdog(struct run *run, u32 requested)
+{
+    if (run->watchdog_ticks && (run->cpu->own_watchdog != run->watchdogs_before || requested >> (VECTOR_WATCHDOG & 31) & 1))
+        run->result |= RESULT_WATCHDOG;
+}
 
 /* An IPI to ourselves must stay pending while GIF is 0, whatever RFLAGS.IF says. */
 static void probe_gif(struct run *run)
 {
     struct cpu *cpu = run->cpu;
-    u32 taken = cpu->own_probe, tries = 0;
+    u32 taken = cpu->own_probe, tries = 0, requested = 0;
     apic_send_self(VECTOR_GIF_PROBE);
-    while (tries < 10000 && !apic_requested(VECTOR_GIF_PROBE) && cpu->own_probe == taken)
+    while (tries < 10000 && !run->probe_waits && cpu->own_probe == taken) {
+        requested = apic_requested_beside(VECTOR_GIF_PROBE);
+        run->probe_waits = requested >> (VECTOR_GIF_PROBE & 31) & 1;
         tries++;
+    }
+    note_watchdog(run, requested);      /* its vector is beside the probe's: one read of the APIC less */
     open_window();
     run->result |= RESULT_PROBED;
     if (cpu->own_probe != taken)
         run->result |= RESULT_PROBE_TAKEN;
-    else if (tries == 10000)
+    else if (!run->probe_waits)
         run->result |= RESULT_PROBE_NOT_SEEN;
+}
+
+/* The probe has the highest priority: what else waits is taken after it, in the same window. Where it came alone nothing waits any
+ * more, and to look would be seven exits to L0. */
+static int only_probe_came(const struct cpu *cpu)
+{
+    u32 probes = cpu->own_probe, interrupts = cpu->interrupts;
+    open_window();
+    return cpu->own_probe == probes + 1 && cpu->interrupts == interrupts + 1;
 }
 
 static void enter(struct run *run)
 {
     struct cpu *cpu = run->cpu;
     struct vmrun_area *area = run->area;
-    u32 watchdog_seen = cpu->own_watchdog;
-    u32 ticks = run->flags & VMRUN_NO_WATCHDOG ? 0 : apic_ticks_from_us(run->watchdog_us ? run->watchdog_us : WATCHDOG_DEFAULT_US);
+    run->watchdogs_before = cpu->own_watchdog;
+    if (!(run->flags & VMRUN_NO_WATCHDOG))
+        run->watchdog_ticks = apic_ticks_from_us(run->watchdog_us ? run->watchdog_us : WATCHDOG_DEFAULT_US);
     area->in[0] = run->rax;
     area->rflags_in = 2 | (run->flags & VMRUN_IF ? RFLAGS_IF : 0) | (run->flags & VMRUN_TF ? RFLAGS_TF : 0);
     cpu->tf_cleared = 0;
-    if (ticks)
-        apic_timer(VECTOR_WATCHDOG, ticks);
+    if (run->watchdog_ticks)
+        apic_timer(VECTOR_WATCHDOG, run->watchdog_ticks);
 
     u64 start = rdtsc();
     if (cpu->index)
@@ -70,7 +92,7 @@ static void enter(struct run *run)
     cpu->phase = PHASE_GIF_PROBE;
     cpu->quiet = 1;
     if (!(run->flags & VMRUN_NO_HOST_STATE)) {
-        read_host_state(&run->after);
+        read_host_state(&run->after, read_efer());
         for (u32 i = 0; i < 4; i++)
             run->after.value[ITEM_CS - 1 + i] = area->selectors[i];
         run->after.value[ITEM_RFLAGS - 1] = area->rflags_out | (run->flags & VMRUN_TF && cpu->tf_cleared ? RFLAGS_TF : 0);
@@ -81,13 +103,17 @@ static void enter(struct run *run)
         run->before.value[ITEM_RAX - 1] = run->rax;
     }
     cpu->quiet = 0;
-    if (ticks) {
+    if (run->watchdog_ticks)
         apic_timer_stop();
-        if (cpu->own_watchdog != watchdog_seen || apic_requested(VECTOR_WATCHDOG))
-            run->result |= RESULT_WATCHDOG;
-    }
     if (cpu->vmrun_faulted)
         run->result |= RESULT_VMRUN_FAULTED;
+}
+
+/* Reading it again would be four more exits to L0. */
+static struct sane_state sane_part(const struct host_state *state)
+{
+    const u64 *v = state->value;
+    return (struct sane_state){ v[ITEM_CR0 - 1], v[ITEM_CR3 - 1], v[ITEM_CR4 - 1], v[ITEM_DR7 - 1] };
 }
 
 /* Everything between VMSAVE and VMLOAD of L1's own state. */
@@ -95,9 +121,7 @@ static int enter_with_hidden_state(struct run *run)
 {
     struct cpu *cpu = run->cpu;
     struct sane_state sane;
-    int svme = svme_is_set();
     cpu->phase = PHASE_BEFORE_VMRUN;
-    read_sane_state(&sane);
     if (run->flags & VMRUN_VMLOAD && try_vmload(run->rax))
         return 0;
     u64 page = run->rax & ~0xFFFull;
@@ -106,14 +130,20 @@ static int enter_with_hidden_state(struct run *run)
     else
         run->result |= RESULT_NOT_COMPARED;
     if (!(run->flags & VMRUN_NO_HOST_STATE))
-        read_host_state(&run->before);
-    if (svme && !(run->flags & VMRUN_NO_CLGI))
+        read_host_state(&run->before, run->efer);
+    else
+        read_sane_state(&sane);
+    if (run->efer & EFER_SVME && !(run->flags & VMRUN_NO_CLGI))
         try_clgi();
     enter(run);
 
     /* An L0 that lost host state has been told on by now; what the executor needs is put back. */
-    restore_sane_state(&sane);
-    if (!(run->flags & VMRUN_NO_HOST_STATE)) {
+    if (run->flags & VMRUN_NO_HOST_STATE) {
+        restore_sane_state(&sane);
+    } else {
+        struct sane_state now = sane_part(&run->after);
+        sane = sane_part(&run->before);
+        restore_from(&now, &sane);
         cpu->quiet = 1;
         if (run->after.value[ITEM_EFER - 1] != run->before.value[ITEM_EFER - 1])
             try_wrmsr(MSR_EFER, run->before.value[ITEM_EFER - 1]);
@@ -123,6 +153,8 @@ static int enter_with_hidden_state(struct run *run)
     }
     if (!cpu->vmrun_faulted && !(run->flags & VMRUN_NO_GIF_PROBE))
         probe_gif(run);
+    else
+        note_watchdog(run, run->watchdog_ticks ? apic_requested_beside(VECTOR_WATCHDOG) : 0);
     if (run->flags & VMRUN_VMSAVE)
         return !try_vmsave(run->rax);
     return 1;
@@ -199,7 +231,8 @@ u8 step_vmrun(struct in *in, struct out *out)
     if (in->bad || in->left || mask & 0x11 || run.flags > 0x7FF)
         return STATUS_BAD_STEP;
 
-    int svme = svme_is_set();
+    run.efer = read_efer();
+    int svme = (run.efer & EFER_SVME) != 0;
     cpu->quiet = 1;
     cpu->vmrun_faulted = 0;
     int saved = svme && !try_vmsave((u64)own_state[cpu->index]);
@@ -216,7 +249,7 @@ u8 step_vmrun(struct in *in, struct out *out)
     cpu->phase = PHASE_DRAIN;
     if (svme && !(run.flags & VMRUN_NO_STGI)) {
         try_stgi();
-        if (!(run.flags & VMRUN_NO_DRAIN))
+        if (!(run.flags & VMRUN_NO_DRAIN) && !(run.probe_waits && only_probe_came(cpu)))
             drain_interrupts();
     }
     cpu->quiet = 0;
