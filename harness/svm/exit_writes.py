@@ -88,7 +88,7 @@ for _name in ("dbgextnctl", "lbr_stack", "lbr_select"):
 for _item in WHOLE_FIELDS:
     if _item.name.startswith(("ibs_", "bp_ibs", "ic_ibs")):
         _SWITCHES[_item.name] = _ibs
-    elif _item.apm == "15.39":
+    elif _item.name.startswith(("perf_ct", "instr_retired_ctr")):
         _SWITCHES[_item.name] = _pmc
 
 # Reserved parts of what is written anyway: the APM does not say whether they come back as they were.

@@ -117,14 +117,14 @@ def _nrip(code: int) -> bool:
         return True
     if 0x65 <= code <= 0x7C:
         return True
-    return 0x80 <= code <= 0x8E or 0xA0 <= code <= 0xA4
+    return 0x80 <= code <= 0x8E or 0xA0 <= code <= 0xA4 or code == 0xA6
 
 
 def _info(code: int) -> tuple[InfoFacts, InfoFacts]:
     if code <= 0x1F:
         return InfoFacts(True, "", _CR_ACCESS, "DecodeAssists", "15.8.1"), UNDEFINED
     if code <= 0x3F:
-        return InfoFacts(True, "", _DR_ACCESS, "DecodeAssists", "15.8.2"), UNDEFINED
+        return InfoFacts(True, "", _DR_ACCESS, "DecodeAssists", "15.8.1"), UNDEFINED
     if 0x40 <= code <= 0x5F:
         return _exception_info(code - 0x40)
     return _INFO.get(code, (UNDEFINED, UNDEFINED))
@@ -145,7 +145,7 @@ def _exception_info(vector: int) -> tuple[InfoFacts, InfoFacts]:
 
 _INFO: dict[int, tuple[InfoFacts, InfoFacts]] = {
     VMEXIT.SMI: (InfoFacts(True, "", SMI, apm="15.13.3"), InfoFacts(True, "RIP of the I/O instruction", apm="15.13.3")),
-    VMEXIT.INTN: (InfoFacts(True, "", _VECTOR_INFO, "DecodeAssists", "15.8.3"), UNDEFINED),
+    VMEXIT.INTN: (InfoFacts(True, "", _VECTOR_INFO, "DecodeAssists", "15.8.2"), UNDEFINED),
     VMEXIT.INVLPG: (InfoFacts(True, "linear address", (), "DecodeAssists", "15.8.3"), UNDEFINED),
     VMEXIT.IOIO: (
         InfoFacts(True, "", IOIO, apm="15.10.2"),

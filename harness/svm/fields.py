@@ -103,13 +103,13 @@ _SAVE_LAYOUT = "App. B Table B-2"
 _VINTR: tuple[tuple[str, int, int, bool, str, str], ...] = (  # name, high, low, written, apm, meaning
     ("v_tpr", 7, 0, True, "15.21.2", "virtual TPR; only 3:0 are used"),
     ("v_irq", 8, 8, True, "15.21.4", "virtual interrupt pending"),
-    ("v_gif", 9, 9, True, "15.33.1", "virtual GIF"),
+    ("v_gif", 9, 9, True, "15.33.2", "virtual GIF"),
     ("v_nmi", 11, 11, True, "15.21.10", "virtual NMI pending"),
     ("v_nmi_mask", 12, 12, True, "15.21.10", "virtual NMI masked"),
     ("v_intr_prio", 19, 16, False, "15.21.4", "priority of the virtual interrupt"),
     ("v_ign_tpr", 20, 20, False, "15.21.4", "virtual interrupt ignores V_TPR"),
     ("v_intr_masking", 24, 24, False, "15.21.1", "host RFLAGS.IF gates physical interrupts"),
-    ("v_gif_enable", 25, 25, False, "15.33.1", "virtual GIF on"),
+    ("v_gif_enable", 25, 25, False, "15.33.2", "virtual GIF on"),
     ("v_nmi_enable", 26, 26, False, "15.21.10", "virtual NMI on"),
     ("x2avic_enable", 30, 30, False, "15.29", "x2APIC virtualization on"),
     ("avic_enable", 31, 31, False, "15.29", "APIC virtualization on"),
@@ -122,14 +122,14 @@ _NP_CONTROL: tuple[tuple[str, int, str, str], ...] = (
     ("sev_es_enable", 2, "15.35", "encrypted state on"),
     ("gmet_enable", 3, "15.25.13", "guest mode execute trap on"),
     ("sss_check_enable", 4, "15.25.14", "supervisor shadow stack checks on"),
-    ("vte_enable", 5, "15.36.17", "virtual transparent encryption on"),
-    ("rogpt_enable", 6, "15.25.11", "read-only guest page tables on"),
-    ("invlpgb_enable", 7, "15.16.5", "INVLPGB and TLBSYNC allowed in the guest"),
+    ("vte_enable", 5, "15.34.11", "virtual transparent encryption on"),
+    ("rogpt_enable", 6, "15.25.5", "read-only guest page tables on"),
+    ("invlpgb_enable", 7, "App. B Table B-1", "INVLPGB and TLBSYNC allowed in the guest"),
 )
 
 _VIRT_EXT: tuple[tuple[str, int, str, str], ...] = (
-    ("lbr_virt_enable", 0, "15.23.2", "last branch records switched"),
-    ("virt_vmload_vmsave", 1, "15.33.2", "VMLOAD and VMSAVE virtualized"),
+    ("lbr_virt_enable", 0, "15.23.1", "last branch records switched"),
+    ("virt_vmload_vmsave", 1, "15.33.1", "VMLOAD and VMSAVE virtualized"),
     ("ibs_virt_enable", 2, "15.38", "instruction based sampling virtualized"),
     ("pmc_virt_enable", 3, "15.39", "performance counters virtualized"),
 )
@@ -164,8 +164,8 @@ def _control() -> Iterator[Field]:
     yield whole("msrpm_base_pa", 0x48, 8, "15.11", Clean.IOPM)
     yield whole("tsc_offset", 0x50, 8, "15.30.5", Clean.INTERCEPTS)
     yield whole("asid", 0x58, 4, "15.16", Clean.ASID)
-    yield whole("tlb_control", 0x5C, 1, "15.16.2", bits=(span(7, 0, "TLB_CONTROL", _TLB_CONTROL),))
-    yield whole("erap_control", 0x5D, 1, _LAYOUT, bits=flags({0: "ALLOW_LARGER_RAP", 1: "CLEAR_RAP"}))
+    yield whole("tlb_control", 0x5C, 1, "15.16.1", bits=(span(7, 0, "TLB_CONTROL", _TLB_CONTROL),))
+    yield whole("erap_control", 0x5D, 1, "15.37.2", bits=flags({0: "ALLOW_LARGER_RAP", 1: "CLEAR_RAP"}))
     yield whole("vintr", 0x60, 8, "15.21", Clean.TPR, _vintr_bits(), written_by_exit=True)
     yield whole(
         "int_state", 0x68, 8, "15.21.5", bits=flags({0: "INTERRUPT_SHADOW", 1: "GUEST_INTERRUPT_MASK"}),
@@ -180,7 +180,7 @@ def _control() -> Iterator[Field]:
     yield whole("ghcb", 0xA0, 8, "15.35")
     yield whole("eventinj", 0xA8, 8, "15.20", bits=EVENT, written_by_exit=True)
     yield whole("n_cr3", 0xB0, 8, "15.25.4", Clean.NP)
-    yield whole("virt_ext", 0xB8, 8, "15.23.2; 15.33.2", Clean.LBR, _enables(_VIRT_EXT), clean_certain=False)
+    yield whole("virt_ext", 0xB8, 8, "15.23.1; 15.33.1", Clean.LBR, _enables(_VIRT_EXT), clean_certain=False)
     yield whole("clean", 0xC0, 4, "15.15.3", bits=_CLEAN_LAYOUT)
     yield whole("nrip", 0xC8, 8, "15.7.1", written_by_exit=True)
     yield whole("insn_len", 0xD0, 1, "15.8.4", bits=(span(3, 0, "BYTES"),), written_by_exit=True)
@@ -194,10 +194,10 @@ def _control() -> Iterator[Field]:
     yield whole("vmgexit_rax", 0x110, 8, "15.35", written_by_exit=True)
     yield whole("vmgexit_cpl", 0x118, 1, "15.35", written_by_exit=True)
     yield whole("bus_lock_count", 0x120, 2, "15.14.5", written_by_exit=True)
-    yield whole("update_irr", 0x134, 4, "15.36.16", bits=flags({0: "UPDATE_IRR"}))
+    yield whole("update_irr", 0x134, 4, "15.36.21", bits=flags({0: "UPDATE_IRR"}))
     yield whole("allowed_sev_features", 0x138, 8, "15.36.20", bits=(span(61, 2, "FEATURES"), bit(63, "VALID")))
     yield whole("guest_sev_features", 0x140, 8, "15.36.20", written_by_exit=True)
-    yield whole("requested_irr", 0x150, 32, "15.36.16")
+    yield whole("requested_irr", 0x150, 32, "15.36.21")
     yield whole("host_reserved", 0x3E0, 32, _LAYOUT, meaning="free for the hypervisor's own use")
 
 
@@ -277,13 +277,13 @@ def _save() -> Iterator[Field]:
         yield loaded(name, 0x200 + 8 * n)
     yield saved("cr2", 0x240, 8, Clean.CR2)
     yield saved("g_pat", 0x268, 8, Clean.NP, r.PAT, "15.25.4")
-    yield saved("dbgctl", 0x270, 8, Clean.LBR, r.DEBUGCTL, "15.23.2")
+    yield saved("dbgctl", 0x270, 8, Clean.LBR, r.DEBUGCTL, "15.23.1")
     for n, name in enumerate(("br_from", "br_to", "last_excp_from", "last_excp_to")):
-        yield saved(name, 0x278 + 8 * n, 8, Clean.LBR, apm="15.23.2")
-    yield saved("dbgextnctl", 0x298, 8, None, flags({6: "LBRV2EN"}), "15.23.3")
-    yield saved("spec_ctrl", 0x2E0, 8, None, r.SPEC_CTRL, "15.5.1")
-    yield saved("lbr_stack", 0x670, 256, apm="15.23.3")
-    yield saved("lbr_select", 0x770, 8, apm="15.23.3")
+        yield saved(name, 0x278 + 8 * n, 8, Clean.LBR, apm="15.23.1")
+    yield saved("dbgextnctl", 0x298, 8, None, flags({6: "LBRSE"}), "15.23.1")
+    yield saved("spec_ctrl", 0x2E0, 8, None, r.SPEC_CTRL, "15.37.1")
+    yield saved("lbr_stack", 0x670, 256, apm="15.23.1")
+    yield saved("lbr_select", 0x770, 8, apm="15.23.1")
     for n, name in enumerate(
         (
             "ibs_fetch_ctl", "ibs_fetch_linaddr", "ibs_op_ctl", "ibs_op_rip", "ibs_op_data", "ibs_op_data2",

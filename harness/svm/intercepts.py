@@ -43,10 +43,10 @@ class InterceptWord:
 
 
 WORDS: tuple[InterceptWord, ...] = (
-    InterceptWord("intercept_cr_read", 0x00, 2, 0x00, tuple(f"cr{n}_read" for n in range(16)), "15.8.1"),
-    InterceptWord("intercept_cr_write", 0x02, 2, 0x10, tuple(f"cr{n}_write" for n in range(16)), "15.8.1"),
-    InterceptWord("intercept_dr_read", 0x04, 2, 0x20, tuple(f"dr{n}_read" for n in range(16)), "15.8.2"),
-    InterceptWord("intercept_dr_write", 0x06, 2, 0x30, tuple(f"dr{n}_write" for n in range(16)), "15.8.2"),
+    InterceptWord("intercept_cr_read", 0x00, 2, 0x00, tuple(f"cr{n}_read" for n in range(16)), "15.9"),
+    InterceptWord("intercept_cr_write", 0x02, 2, 0x10, tuple(f"cr{n}_write" for n in range(16)), "15.9"),
+    InterceptWord("intercept_dr_read", 0x04, 2, 0x20, tuple(f"dr{n}_read" for n in range(16)), "15.9"),
+    InterceptWord("intercept_dr_write", 0x06, 2, 0x30, tuple(f"dr{n}_write" for n in range(16)), "15.9"),
     InterceptWord("intercept_exceptions", 0x08, 4, 0x40, tuple(f"exc_{n}" for n in range(32)), "15.12"),
     InterceptWord("intercept_misc1", 0x0C, 4, 0x60, _MISC1, "15.9; 15.13"),
     InterceptWord("intercept_misc2", 0x10, 4, 0x80, _MISC2, "15.9"),

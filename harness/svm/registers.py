@@ -80,7 +80,7 @@ DR7: tuple[Bits, ...] = (
 )
 
 S_CET: tuple[Bits, ...] = flags({0: "SH_STK_EN", 1: "WR_SHSTK_EN"})
-DEBUGCTL: tuple[Bits, ...] = flags({0: "LBR", 1: "BTF", 2: "PB0", 3: "PB1", 4: "PB2", 5: "PB3"})
+DEBUGCTL: tuple[Bits, ...] = flags({0: "LBR", 1: "BTF", 2: "BLCKDB", 11: "FLBRI", 12: "FPMCI"})
 SPEC_CTRL: tuple[Bits, ...] = flags({0: "IBRS", 1: "STIBP", 2: "SSBD", 7: "PSFD"})
 
 PAT_TYPES = {0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB", 7: "UC-"}

@@ -114,7 +114,7 @@ CHECKS_SECTION = "15.5.1"  # Canonicalization and Consistency Checks
 
 
 def adds_to(registry: Registry) -> Callable[..., Callable[[Predicate], Predicate]]:
-    """A decorator maker: `@rule("asid_zero", "guest ASID is 0", "15.16")` puts the predicate into `registry`."""
+    """A decorator maker: `@rule("asid_zero", "guest ASID is 0", "15.5.1")` puts the predicate into `registry`."""
 
     def rule(id: str, text: str, apm: str = CHECKS_SECTION) -> Callable[[Predicate], Predicate]:
         def add(predicate: Predicate) -> Predicate:

@@ -34,17 +34,17 @@ def _iopm(s: State) -> Finding:
     return broken_if(last >= 1 << s.cpuid.maxphyaddr)
 
 
-@rule("asid_zero", "the guest's ASID is 0", "15.5.1; 15.16.1")
+@rule("asid_zero", "the guest's ASID is 0", "15.5.1; 15.25.1")
 def _asid_zero(s: State) -> Finding:
     return broken_if(s["asid"] == 0)
 
 
-@rule("asid_beyond_nasid", "the guest's ASID is not below the number of ASIDs", "15.16")
+@rule("asid_beyond_nasid", "the guest's ASID is not below the number of ASIDs", "15.5.1")
 def _asid_range(s: State) -> Finding:
     return broken_if(False, unsure=s["asid"] >= s.cpuid.nasid)
 
 
-@rule("tlb_control_reserved", "TLB_CONTROL holds a value that the CPU does not define", "15.16.2")
+@rule("tlb_control_reserved", "TLB_CONTROL holds a value that the CPU does not define", "15.16.1")
 def _tlb_control(s: State) -> Finding:
     defined = {0, 1, 3, 7} if s.cpuid.has("FlushByAsid") else {0, 1}
     return broken_if(False, unsure=s["tlb_control"] not in defined)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import registers as r
-from .paging import P, pdpe_reserved_mask
+from .paging import pdpe_reserved_mask
 from .registers import CR0 as CR0_BITS
 from .rule import ALL_64, Finding, Registry, State, adds_to, broken_if
 
@@ -122,7 +122,7 @@ def _pae_pdpe(s: State) -> Finding:
     if not legacy_pae or s.nested_paging or s.pdpes is None:
         return Finding.KEPT
     bad = [entry for entry in s.pdpes if entry & pdpe_reserved_mask(s.cpuid.maxphyaddr)]
-    return broken_if(any(entry & P for entry in bad), unsure=bad)
+    return broken_if(False, unsure=bad)  # APM2 15.5.1 says that VMRUN refuses, 5.5.3 that L2 takes #PF at use
 
 
 @rule("rflags_reserved", "a reserved bit of RFLAGS is 1, or bit 1 is 0")

@@ -11,6 +11,7 @@ GPRS = ("rbx", "rcx", "rdx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12
 UNCHANGED = dict.fromkeys(GPRS, unchanged)
 
 UNMAPPED = 0x1_4000_0000  # the guests' tables map the first 4 GiB
+# Virtual-8086 mode without paging, in the segments of the real-mode template.
 V86 = {"cr0": 0x31, "rflags": 0x2_0002, "cpl": 3} | {f"{name}.attrib": 0xF3 for name in ("cs", "ss", "ds", "es")}
 OSXSAVE = {"cr4": 1 << 5 | 1 << 18}  # PAE and OSXSAVE
 

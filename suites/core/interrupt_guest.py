@@ -8,11 +8,15 @@ delivery pushed.
 import struct
 
 from harness import places
+from harness.steps import Phase
 
 CODE64, CODE32, DATA32 = 0x00AF_9B00_0000_FFFF, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF
 MODES = ("long64", "compat32", "pae32", "paged32", "prot32", "real16")
 TAIL = "\nhandler: nop\nhandled: vmmcall\nnop\nother: vmmcall"
 STACK = 64  # bytes below the initial stack pointer that are read back
+
+# Some tens of microseconds on a fast CPU: an NMI that L2 sends itself is there by then. {0} is a label of its own.
+WAIT = "mov ecx, 100000\n{0}: dec ecx\njnz {0}\n"
 
 
 def interruptible(l1, code, vectors=(), *, mode="long64", tail=TAIL, **guest):
@@ -61,3 +65,12 @@ def frame_size(mode):
 def taken(exit, vector):
     """The interrupts of that vector that L1 took around this VMRUN."""
     return [event for event in exit.events if event.vector == vector]
+
+
+def taken_after_stgi(l1, exit, vector):
+    """True if the interrupt, or NMI, was still L1's: L1 took it once, and not before its STGI."""
+    events = taken(exit, vector)
+    once = l1.expect(f"how often L1 took vector {vector:02X}h", len(events), 1)
+    if not once:
+        return once
+    return l1.expect("phase in which L1 took it (4: after STGI)", int(events[0].phase), int(Phase.AFTER_STGI))

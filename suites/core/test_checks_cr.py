@@ -8,6 +8,7 @@ emulates MOV CR, which has other rules and raises #GP.
 """
 
 import pytest
+from beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 from harness import VMEXIT, clause, unchanged
 
@@ -17,8 +18,6 @@ CR4_PSE, CR4_PAE, CR4_PCIDE, CR4_CET = 1 << 4, 1 << 5, 1 << 17, 1 << 23
 CS_L, CS_D = 1 << 9, 1 << 10
 
 UPPER_HALF = [pytest.param(bit, id=f"bit{bit}") for bit in range(32, 64)]
-ABOVE_52 = [pytest.param(bit, id=f"bit{bit}") for bit in range(52, 64)]
-ABOVE_MAXPHYADDR = [pytest.param(n, id=f"maxphyaddr+{n}") for n in range(12)]
 PAGED_MODES = ["long64", "compat32", "pae32", "paged32"]
 
 
@@ -226,7 +225,7 @@ def test_cs_with_l_and_d_outside_long_mode_is_survived(l1, mode):
 
 
 @clause("core.checks.cr3_upper")
-@pytest.mark.parametrize("bit", ABOVE_52)
+@pytest.mark.parametrize("bit", ABOVE_LIMIT)
 @pytest.mark.parametrize("mode", ["long64", "compat32"])
 def test_cr3_bit_above_52_is_refused_in_long_mode(l1, mode, bit):
     """No physical address has these bits, whatever MAXPHYADDR says."""
@@ -242,10 +241,7 @@ def test_cr3_bit_above_52_is_refused_in_long_mode(l1, mode, bit):
 @pytest.mark.parametrize("above", ABOVE_MAXPHYADDR)
 def test_cr3_bit_beyond_maxphyaddr_is_refused_in_long_mode(l1, above):
     guest = l1.guest("vmmcall")
-    bit = l1.cpuid.maxphyaddr + above
-    if bit > 51:
-        pytest.skip(f"MAXPHYADDR is {l1.cpuid.maxphyaddr}: bit {bit} is asked for by its number")
-    guest.vmcb["cr3"] |= 1 << bit
+    guest.vmcb["cr3"] |= 1 << beyond(l1, above)
 
     assert guest.run().is_invalid
 

@@ -8,6 +8,7 @@ looks something up.
 """
 
 import pytest
+from beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 from harness import VMEXIT, clause
 
@@ -16,35 +17,21 @@ IOPM, MSRPM = "iopm_base_pa", "msrpm_base_pa"
 PORT = 0x80  # the POST code port: reading it does no harm
 MSR_SYSENTER_CS = 0x174
 
-ABOVE_MAXPHYADDR = [
-    *(pytest.param(n, id=f"maxphyaddr+{n}") for n in range(12)),
-    *(pytest.param(n, id=f"bit{n}") for n in range(52, 64)),
-]
-
-
-def _beyond(l1, bit):
-    """The address with that bit alone: a number below 52 counts from MAXPHYADDR."""
-    if bit < 52:
-        bit += l1.cpuid.maxphyaddr
-        if bit > 51:
-            pytest.skip(f"MAXPHYADDR is {l1.cpuid.maxphyaddr}: bit {bit} is asked for by its number")
-    return 1 << bit
-
 
 @clause("core.checks.msrpm_range")
-@pytest.mark.parametrize("bit", ABOVE_MAXPHYADDR)
+@pytest.mark.parametrize("bit", ABOVE_MAXPHYADDR + ABOVE_LIMIT)
 def test_msrpm_beyond_the_limit_is_refused(l1, bit):
     guest = l1.guest("vmmcall", intercept=["msr"])
-    guest.vmcb[MSRPM] |= _beyond(l1, bit)
+    guest.vmcb[MSRPM] |= 1 << beyond(l1, bit)
 
     assert guest.run().is_invalid
 
 
 @clause("core.checks.iopm_range")
-@pytest.mark.parametrize("bit", ABOVE_MAXPHYADDR)
+@pytest.mark.parametrize("bit", ABOVE_MAXPHYADDR + ABOVE_LIMIT)
 def test_iopm_beyond_the_limit_is_refused(l1, bit):
     guest = l1.guest("vmmcall", intercept=["ioio"])
-    guest.vmcb[IOPM] |= _beyond(l1, bit)
+    guest.vmcb[IOPM] |= 1 << beyond(l1, bit)
 
     assert guest.run().is_invalid
 

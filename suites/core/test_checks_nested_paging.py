@@ -6,6 +6,7 @@ NP_ENABLE=0 neither field is looked at. A wrong L0 uses one PAT for L1 and L2, o
 """
 
 import pytest
+from beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 from harness import VMEXIT, clause
 from suites.legacy_host import down_and_up
@@ -15,10 +16,6 @@ TYPES = {"uc": 0, "wc": 1, "wt": 4, "wp": 5, "wb": 6, "uc_minus": 7}
 BAD_TYPES = (0x02, 0x03, 0x0E, 0x16, 0x26, 0x46, 0x86, 0xFF)
 MSR_PAT = 0x277
 
-ABOVE_MAXPHYADDR = [
-    *(pytest.param(n, id=f"maxphyaddr+{n}") for n in range(12)),
-    *(pytest.param(n, id=f"bit{n}") for n in range(52, 64)),
-]
 FIELDS = [pytest.param(n, id=f"pa{n}") for n in range(8)]
 
 # The VMCB is at EBX. EDI is CR0 right after #VMEXIT.
@@ -31,13 +28,10 @@ VMRUN_WITHOUT_PAGING = """
 
 
 @clause("core.checks.np_ncr3")
-@pytest.mark.parametrize("bit", ABOVE_MAXPHYADDR)
+@pytest.mark.parametrize("bit", ABOVE_MAXPHYADDR + ABOVE_LIMIT)
 def test_n_cr3_beyond_the_limit_is_refused(l1, bit):
     guest = l1.guest("vmmcall", np=True)
-    number = bit if bit >= 52 else bit + l1.cpuid.maxphyaddr
-    if bit < 52 <= number:
-        pytest.skip(f"MAXPHYADDR is {l1.cpuid.maxphyaddr}: bit {number} is asked for by its number")
-    guest.vmcb["n_cr3"] |= 1 << number
+    guest.vmcb["n_cr3"] |= 1 << beyond(l1, bit)
 
     assert guest.run().is_invalid
 

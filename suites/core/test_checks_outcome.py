@@ -7,6 +7,7 @@ its own emulation of a register load raised come through to L1.
 """
 
 import pytest
+from interrupt_guest import taken_after_stgi
 
 from harness import VMEXIT, clause
 
@@ -67,11 +68,7 @@ def test_interrupt_waits_for_stgi(l1, vmcb):
     guest = refused(l1, vmcb)
     guest.raise_interrupt(VECTOR)
 
-    exit = run_refused(guest, host_if=True)
-
-    taken = [event for event in exit.events if event.vector == VECTOR]
-    assert l1.expect("how often the interrupt was taken", len(taken), 1)
-    assert l1.expect("phase in which it was taken (4: after STGI)", int(taken[0].phase), 4)
+    assert taken_after_stgi(l1, run_refused(guest, host_if=True), VECTOR)
 
 
 @clause("core.checks.host_state_after_invalid")

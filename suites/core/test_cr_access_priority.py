@@ -52,7 +52,6 @@ ILLEGAL_CR0 = [
     pytest.param("prot32", 1 << 29, id="nw_without_cd_32"),
     pytest.param("long64", 1 << 32, id="bit32"),
     pytest.param("long64", 1 << 63, id="bit63"),
-    pytest.param("long64", 1 << 31, id="pg_cleared_in_64_bit_mode"),
 ]
 
 

@@ -30,6 +30,17 @@ def _guest(l1, code, *, mode="long64", **options):
     return guest
 
 
+def _access(direction, n, *, mode="long64", gpr="rbx"):
+    """MOV between DRn and a general register."""
+    name = gpr if mode == "long64" else gpr.replace("r", "e", 1)
+    return f"mov {name}, dr{n}" if direction == "read" else f"mov dr{n}, {name}"
+
+
+def _code(direction, n):
+    return (VMEXIT.DR0_READ if direction == "read" else VMEXIT.DR0_WRITE) + n
+
+
+DIRECTIONS = pytest.mark.parametrize("direction", ["read", "write"])
 MODES_AND_DRS = [
     pytest.param(mode, n, id=f"{mode}-dr{n}")
     for mode, numbers in (
@@ -42,8 +53,8 @@ MODES_AND_DRS = [
 @clause("core.dr_access.intercept")
 @pytest.mark.parametrize(("mode", "n"), MODES_AND_DRS)
 def test_read_exits(l1, mode, n):
-    gpr = "rsi" if mode == "long64" else "esi"
-    guest = _guest(l1, f"mov {gpr}, dr{n}", mode=mode, intercept=[f"dr{n}_read"], regs={"rsi": 0x5AFE})
+    code = _access("read", n, mode=mode, gpr="rsi")
+    guest = _guest(l1, code, mode=mode, intercept=[f"dr{n}_read"], regs={"rsi": 0x5AFE})
 
     assert guest.run().matches(code=VMEXIT.DR0_READ + n, rip=guest["start"], regs={"rsi": 0x5AFE})
 
@@ -53,8 +64,8 @@ def test_read_exits(l1, mode, n):
 def test_write_exits(l1, mode, n):
     """The value is a legal one that the register does not hold."""
     value = {6: 0xFFFF_0FFA, 7: 0x400}.get(n, 0x5AFE)
-    gpr = "rsi" if mode == "long64" else "esi"
-    guest = _guest(l1, f"mov dr{n}, {gpr}", mode=mode, intercept=[f"dr{n}_write"], regs={"rsi": value})
+    code = _access("write", n, mode=mode, gpr="rsi")
+    guest = _guest(l1, code, mode=mode, intercept=[f"dr{n}_write"], regs={"rsi": value})
 
     exit = guest.run()
 
@@ -109,38 +120,34 @@ def test_value_goes_to_the_register_named(l1, gpr):
 @clause("core.dr_access.alias_code")
 @pytest.mark.parametrize("mode", ["long64", "prot32"])
 @pytest.mark.parametrize("n", [4, 5], ids=["dr4", "dr5"])
-@pytest.mark.parametrize("direction", ["read", "write"])
+@DIRECTIONS
 def test_alias_exits_with_its_own_number(l1, direction, n, mode):
-    gpr = "rbx" if mode == "long64" else "ebx"
-    code = f"mov {gpr}, dr{n}" if direction == "read" else f"mov dr{n}, {gpr}"
-    guest = _guest(l1, code, mode=mode, vmcb=ALL, regs={"rbx": 0x400})
-    base = VMEXIT.DR0_READ if direction == "read" else VMEXIT.DR0_WRITE
+    guest = _guest(l1, _access(direction, n, mode=mode), mode=mode, vmcb=ALL, regs={"rbx": 0x400})
 
-    assert guest.run().matches(code=base + n, rip=guest["start"], regs={"rbx": 0x400})
+    assert guest.run().matches(code=_code(direction, n), rip=guest["start"], regs={"rbx": 0x400})
 
 
 @clause("core.dr_access.alias_bit")
 @pytest.mark.parametrize("bit", ["own", "other"])
 @pytest.mark.parametrize("n", [4, 5], ids=["dr4", "dr5"])
-@pytest.mark.parametrize("direction", ["read", "write"])
+@DIRECTIONS
 def test_alias_with_one_bit_of_the_pair(l1, direction, n, bit):
     """The bit of DR4 alone, or of DR6 alone: hardware decides which of them governs."""
-    code = f"mov rbx, dr{n}" if direction == "read" else f"mov dr{n}, rbx"
     name = f"dr{n if bit == 'own' else n + 2}_{direction}"
-    guest = _guest(l1, code, intercept=[name], regs={"rbx": 0x400 if n == 5 else DR6})
-    base = VMEXIT.DR0_READ if direction == "read" else VMEXIT.DR0_WRITE
+    guest = _guest(l1, _access(direction, n), intercept=[name], regs={"rbx": 0x400 if n == 5 else DR6})
 
-    assert guest.run().matches(code=any_of(base + n, base + n + 2, VMEXIT.VMMCALL))
+    exit = guest.run()
+
+    rip = guest["end"] if exit.code == VMEXIT.VMMCALL else guest["start"]
+    assert exit.matches(code=any_of(_code(direction, n), _code(direction, n + 2), VMEXIT.VMMCALL), rip=rip)
 
 
 @clause("core.dr_access.de_first")
 @pytest.mark.parametrize("mode", ["long64", "prot32"])
 @pytest.mark.parametrize("n", [4, 5], ids=["dr4", "dr5"])
-@pytest.mark.parametrize("direction", ["read", "write"])
+@DIRECTIONS
 def test_debug_extensions_make_the_alias_undefined(l1, direction, n, mode):
-    gpr = "rbx" if mode == "long64" else "ebx"
-    code = f"mov {gpr}, dr{n}" if direction == "read" else f"mov dr{n}, {gpr}"
-    guest = _guest(l1, code, mode=mode, vmcb=ALL, regs={"rbx": 0x400})
+    guest = _guest(l1, _access(direction, n, mode=mode), mode=mode, vmcb=ALL, regs={"rbx": 0x400})
     guest.vmcb["cr4"] |= DE
 
     assert guest.run().matches(code=VMEXIT.EXCP_UD, rip=guest["start"])
@@ -201,13 +208,12 @@ def test_upper_half(l1, bit, n):
 @clause("core.dr_access.no_such_register")
 @pytest.mark.parametrize("all_bits", [False, True], ids=["no_intercepts", "all_intercepts"])
 @pytest.mark.parametrize("n", [8, 13], ids=["dr8", "dr13"])
-@pytest.mark.parametrize("direction", ["read", "write"])
+@DIRECTIONS
 def test_no_such_register(l1, direction, n, all_bits):
     opcode = 0x21 if direction == "read" else 0x23
     code = f".byte 0x44, 0x0f, {opcode}, {0xC3 | (n & 7) << 3}"  # RBX
     guest = _guest(l1, code, vmcb=ALL if all_bits else {}, regs={"rbx": 0x400})
-    base = VMEXIT.DR0_READ if direction == "read" else VMEXIT.DR0_WRITE
-    expected = any_of(VMEXIT.EXCP_UD, base + n) if all_bits else VMEXIT.EXCP_UD
+    expected = any_of(VMEXIT.EXCP_UD, _code(direction, n)) if all_bits else VMEXIT.EXCP_UD
 
     assert guest.run().matches(code=expected, rip=guest["start"], regs={"rbx": 0x400})
 
@@ -239,16 +245,14 @@ def test_delivery_of_debug_exception_is_not_intercepted(l1):
 @pytest.mark.parametrize("first", ["read", "write"])
 def test_intercept_bit_of_this_run_decides(l1, first):
     """DR2 is used freely, then intercepted, then used again; each run is judged by its own bits."""
-    use = "mov rbx, dr2" if first == "read" else "mov dr2, rbx"
-    guest = _guest(l1, f"{use}\nmov rsi, dr2", regs={"rbx": LEFT_IN[2]})
-    name, code = ("dr2_read", VMEXIT.DR2_READ) if first == "read" else ("dr2_write", VMEXIT.DR2_WRITE)
+    guest = _guest(l1, f"{_access(first, 2)}\nmov rsi, dr2", regs={"rbx": LEFT_IN[2]})
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["end"], regs={"rsi": LEFT_IN[2]})
     for on in (True, False, True):
         guest.vmcb["rip"] = guest["start"]
-        guest.vmcb.intercept(name, on=on)
+        guest.vmcb.intercept(f"dr2_{first}", on=on)
         exit = guest.run()
         if on:
-            assert exit.matches(code=code, rip=guest["start"], regs={"rsi": unchanged})
+            assert exit.matches(code=_code(first, 2), rip=guest["start"], regs={"rsi": unchanged})
         else:
             assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"], regs={"rsi": LEFT_IN[2]})

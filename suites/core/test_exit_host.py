@@ -9,6 +9,7 @@ A wrong L0 restores too little, or more than hardware does, so that a hypervisor
 import struct
 
 import pytest
+from interrupt_guest import taken_after_stgi
 
 from harness import VMEXIT, clause, masked
 
@@ -35,12 +36,6 @@ def _run(l1, code, intercepts, **run):
     return guest, guest.run(**run)
 
 
-def _taken(l1, exit):
-    taken = [event for event in exit.events if event.vector == VECTOR]
-    assert l1.expect("how often the interrupt was taken", len(taken), 1)
-    assert l1.expect("phase in which it was taken (4: after STGI)", int(taken[0].phase), 4)
-
-
 @clause("core.exit.gif_clear")
 @pytest.mark.parametrize(("code", "intercepts", "exitcode"), EXITS)
 def test_interrupt_that_l2_could_not_take_waits_for_stgi(l1, code, intercepts, exitcode):
@@ -48,7 +43,7 @@ def test_interrupt_that_l2_could_not_take_waits_for_stgi(l1, code, intercepts, e
     guest, exit = _run(l1, code, intercepts, host_if=False)
 
     assert exit.matches(code=exitcode, rip=guest["start"])
-    _taken(l1, exit)
+    assert taken_after_stgi(l1, exit, VECTOR)
 
 
 @clause("core.exit.gif_clear")
@@ -57,7 +52,7 @@ def test_interrupt_that_ended_l2_waits_for_stgi(l1):
     guest, exit = _run(l1, "nop\nvmmcall", [], host_if=True)
 
     assert exit.matches(code=VMEXIT.INTR, rip=guest["start"])
-    _taken(l1, exit)
+    assert taken_after_stgi(l1, exit, VECTOR)
 
 
 @clause("core.exit.host_pe_and_vm")

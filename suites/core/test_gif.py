@@ -31,13 +31,18 @@ def _said(l1, got, *, expected):
             assert l1.expect(f"how often vector {vector:02X}h was taken {name}", events.count(vector), wanted)
 
 
+def _interrupted(l1, code, vector):
+    """Runs L1 code with that interrupt pending; gives the result and what was taken of it."""
+    l1.raise_interrupt(vector)
+    result = l1.code(code)
+    return result, [event for event in result.events if event.vector == vector]
+
+
 @clause("core.gif.clgi_and_stgi")
 @pytest.mark.parametrize("vector", [0x30, 0x61, 0xEF], ids=lambda vector: f"{vector:02x}")
 def test_interrupt_is_taken_after_stgi(l1, vector):
     """RFLAGS.IF is set between CLGI and STGI; the interrupt's RIP says where it was taken."""
-    l1.raise_interrupt(vector)
-    result = l1.code(f"clgi\nsti\n{INSIDE}\nstgi\nafter: {INSIDE}\ncli")
-    events = [event for event in result.events if event.vector == vector]
+    result, events = _interrupted(l1, f"clgi\nsti\n{INSIDE}\nstgi\nafter: {INSIDE}\ncli", vector)
 
     assert result.returned
     assert l1.expect("how often the interrupt was taken", len(events), 1)
@@ -47,9 +52,7 @@ def test_interrupt_is_taken_after_stgi(l1, vector):
 @clause("core.gif.clgi_and_stgi")
 def test_interrupt_is_taken_at_once_without_clgi(l1):
     """The near miss: the same code, with STGI where CLGI was."""
-    l1.raise_interrupt(VECTOR)
-    result = l1.code(f"stgi\nsti\n{INSIDE}\nlast: stgi\n{INSIDE}\ncli")
-    events = [event for event in result.events if event.vector == VECTOR]
+    result, events = _interrupted(l1, f"stgi\nsti\n{INSIDE}\nlast: stgi\n{INSIDE}\ncli", VECTOR)
 
     assert result.returned
     assert l1.expect("how often the interrupt was taken", len(events), 1)
@@ -69,9 +72,7 @@ def test_interrupt_is_taken_at_once_without_clgi(l1):
 )
 def test_gif_is_a_flag_and_no_counter(l1, code):
     """However it came to be 0, one STGI sets it."""
-    l1.raise_interrupt(VECTOR)
-    result = l1.code(f"{code.format(INSIDE)}\nafter: {INSIDE}\ncli")
-    events = [event for event in result.events if event.vector == VECTOR]
+    result, events = _interrupted(l1, f"{code.format(INSIDE)}\nafter: {INSIDE}\ncli", VECTOR)
 
     assert result.returned
     assert l1.expect("how often the interrupt was taken", len(events), 1)

@@ -7,7 +7,7 @@ its own STGI, with half of L2's state still loaded.
 """
 
 import pytest
-from interrupt_guest import taken
+from interrupt_guest import WAIT, taken_after_stgi
 
 from harness import VMEXIT, any_of, clause
 
@@ -15,7 +15,6 @@ VECTOR = 0x61
 NMI = 2
 INSIDE = "nop\nnop\nnop"
 VIRTUAL = {"v_irq": 1, "v_intr_prio": 15, "v_intr_vector": VECTOR}
-AFTER_STGI = 4
 
 
 def _pending(guest, event):
@@ -67,8 +66,7 @@ def test_gif_that_l2_cleared_masks_to_the_end(l1, event, vmcb, exitcode):
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"], v_irq=int(event == "vintr"))
     if event == "intr":
-        assert l1.expect("how often L1 took it", len(taken(exit, VECTOR)), 1)
-        assert l1.expect("phase (4: after STGI)", int(taken(exit, VECTOR)[0].phase), AFTER_STGI)
+        assert taken_after_stgi(l1, exit, VECTOR)
 
 
 @clause("core.gif.l2_instructions")
@@ -108,8 +106,7 @@ def test_l1_is_not_interrupted_before_its_stgi(l1, code, end, exitcode):
     exit = guest.run(host_if=False)
 
     assert exit.matches(code=exitcode, rip=guest["end"])
-    assert l1.expect("how often L1 took it", len(taken(exit, VECTOR)), 1)
-    assert l1.expect("phase (4: after STGI)", int(taken(exit, VECTOR)[0].phase), AFTER_STGI)
+    assert taken_after_stgi(l1, exit, VECTOR)
 
 
 @clause("core.gif.l2_instructions", "core.gif.nmi_held")
@@ -123,9 +120,7 @@ def test_l2_holds_an_nmi_with_clgi(l1):
         and eax, 0xFF000000
         mov [rbx + 0x310], eax
         mov dword ptr [rbx + 0x300], 0x4400
-        mov ecx, 4000
-    again: dec ecx
-        jnz again
+        {WAIT.format("again")}
         stgi
     after: {INSIDE}
         vmmcall
@@ -136,5 +131,4 @@ def test_l2_holds_an_nmi_with_clgi(l1):
     exit = guest.run()
 
     assert exit.matches(code=VMEXIT.NMI, rip=any_of(guest["after"], guest["after"] + 1))
-    assert l1.expect("how often L1 took it", len(taken(exit, NMI)), 1)
-    assert l1.expect("phase (4: after STGI)", int(taken(exit, NMI)[0].phase), AFTER_STGI)
+    assert taken_after_stgi(l1, exit, NMI)

@@ -8,7 +8,7 @@ or it mistakes one bit for another. Each test looks for what the instruction lea
 import pytest
 from intercepting import LDT_SELECTOR, OSXSAVE, TSS_SELECTOR, case, set_all_but, with_tables
 
-from harness import VMEXIT, any_of, masked, unchanged
+from harness import VMEXIT, any_of, clause, masked, unchanged
 
 GDTR = {"gdtr.base": 0x12_3456_7000, "gdtr.limit": 0x4321}
 IDTR = {"idtr.base": 0x76_5432_1000, "idtr.limit": 0x1234}
@@ -111,50 +111,49 @@ def test_counter_is_read(l1, insn, written, others):
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"], rax=masked(0, UPPER), regs=values)
 
 
+@clause("core.intercept.cpuid")
 @both
-@pytest.mark.parametrize("leaf", [case("cpuid", 0, id="leaf0")])
-def test_cpuid_answers(l1, leaf, others):
-    """What L1 gets for this leaf, in which nothing changes with the mode."""
-    eax, ebx, ecx, edx = l1.cpuid_now(leaf)
-    guest = made(l1, "cpuid\nend: vmmcall", ["cpuid"], others, vmcb={"rax": leaf}, regs={"rcx": 0})
+def test_cpuid_answers(l1, others):
+    """What L1 gets for leaf 0, in which nothing changes with the mode."""
+    eax, ebx, ecx, edx = l1.cpuid_now(0)
+    guest = made(l1, "cpuid\nend: vmmcall", ["cpuid"], others, vmcb={"rax": 0}, regs={"rcx": 0})
 
     exit = guest.run()
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"], rax=eax, regs={"rbx": ebx, "rcx": ecx, "rdx": edx})
 
 
+@clause("core.intercept.pushf")
 @both
-@pytest.mark.parametrize("nothing", [case("pushf", None, id="pushf")])
-def test_pushf_pushes(l1, nothing, others):
+def test_pushf_pushes(l1, others):
     guest = made(l1, "pushfq\npop rdx\nend: vmmcall", ["pushf"], others, vmcb={"rflags": FLAGS})
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["end"], regs={"rdx": FLAGS})
 
 
+@clause("core.intercept.popf")
 @both
-@pytest.mark.parametrize("nothing", [case("popf", None, id="popf")])
-def test_popf_pops(l1, nothing, others):
+def test_popf_pops(l1, others):
     guest = made(l1, f"push {FLAGS}\npopfq\nend: vmmcall", ["popf"], others)
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["end"], rflags=FLAGS)
 
 
+@clause("core.intercept.iret")
 @both
-@pytest.mark.parametrize("nothing", [case("iret", None, id="iret")])
-def test_iret_returns(l1, nothing, others):
+def test_iret_returns(l1, others):
     code = f"mov rax, rsp\npush 0x10\npush rax\npush {FLAGS}\npush 8\npush offset there\niretq\nnop\nthere: vmmcall"
     guest = made(l1, code, ["iret"], others)
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["there"], rflags=FLAGS, rsp=unchanged)
 
 
-@crowded
-@pytest.mark.parametrize("nothing", [case("rsm", None, id="rsm")])
+@clause("core.intercept.rsm")
 @pytest.mark.parametrize("mode", ["long64", "real16"])
-def test_rsm_is_no_instruction_outside_smm(l1, nothing, others, mode):
+def test_rsm_is_no_instruction_outside_smm(l1, mode):
+    """Every other intercept is set."""
     guest = l1.guest("nop\ninsn: rsm\nvmmcall", mode=mode)
-    if others:
-        set_all_but(guest.vmcb, ["rsm"])
+    set_all_but(guest.vmcb, ["rsm"])
 
     assert guest.run().matches(code=VMEXIT.EXCP_UD, rip=guest["insn"])
 
@@ -169,9 +168,9 @@ def test_software_interrupt_is_delivered(l1, vector, others):
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["end"], regs={"rdx": guest["behind"]})
 
 
+@clause("core.intercept.icebp")
 @both
-@pytest.mark.parametrize("nothing", [case("icebp", None, id="icebp")])
-def test_icebp_is_delivered(l1, nothing, others):
+def test_icebp_is_delivered(l1, others):
     """Through vector 1; the intercept of #DB is set and does not see it."""
     code = "start: .byte 0xf1\nbehind: vmmcall\nhandler: mov rdx, [rsp]\nend: vmmcall"
     guest = made(l1, code, ["icebp"], others, handler="handler")
@@ -226,9 +225,9 @@ def test_mwait_waits_or_runs_on(l1, insn, others):
     assert guest.run(watchdog_us=50_000).matches(code=any_of(VMEXIT.VMMCALL, VMEXIT.INTR), rip=guest["end"])
 
 
+@clause("core.intercept.xsetbv")
 @both
-@pytest.mark.parametrize("nothing", [case("xsetbv", None, id="xsetbv")])
-def test_xsetbv_writes(l1, nothing, others):
+def test_xsetbv_writes(l1, others):
     """The value that XCR0 has already, so that nothing is left behind."""
     code = "xor ecx, ecx\nxgetbv\nmov rsi, rax\nxsetbv\nxgetbv\nend: vmmcall"
     xcr0 = l1.host_state().get("XCR0", 1)

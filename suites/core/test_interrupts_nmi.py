@@ -6,13 +6,12 @@ that delivers L1's NMI to L2, or drops it at the exit, breaks L1's watchdogs.
 """
 
 import pytest
-from interrupt_guest import MODES, frame, frame_size, interruptible, run_with_stack, taken
+from interrupt_guest import MODES, WAIT, frame, frame_size, interruptible, run_with_stack, taken, taken_after_stgi
 
 from harness import VMEXIT, clause
 
 NMI = 2
 OFF, ON = 0x002, 0x202
-AFTER_STGI = 4
 SEND_NMI = """
     mov esi, 0xFEE00000
     mov eax, [rsi + 0x20]
@@ -20,17 +19,11 @@ SEND_NMI = """
     mov [rsi + 0x310], eax
     mov dword ptr [rsi + 0x300], 0x4400
 """
-WAIT = "mov ecx, 4000\n{0}: dec ecx\njnz {0}\n"
 
 
 def _raise(guest):
     guest.setup("clgi")  # or L1 would take it at once
     guest.raise_nmi()
-
-
-def _pending(l1, exit):
-    assert l1.expect("how often L1 took the NMI", len(taken(exit, NMI)), 1)
-    assert l1.expect("phase in which L1 took it (4: after STGI)", int(taken(exit, NMI)[0].phase), AFTER_STGI)
 
 
 @clause("core.interrupts.nmi_exit")
@@ -43,7 +36,7 @@ def test_pending_nmi_ends_l2_before_its_first_instruction(l1, mode):
     exit = guest.run()
 
     assert exit.matches(code=VMEXIT.NMI, rip=guest["start"], regs={"rbx": 0x1234})
-    _pending(l1, exit)
+    assert taken_after_stgi(l1, exit, NMI)
 
 
 @clause("core.interrupts.nmi_exit")
@@ -58,7 +51,7 @@ def test_no_if_masks_an_nmi(l1, masking, rflags, host_if):
     exit = guest.run(host_if=host_if)
 
     assert exit.matches(code=VMEXIT.NMI, rip=guest["start"])
-    _pending(l1, exit)
+    assert taken_after_stgi(l1, exit, NMI)
 
 
 @clause("core.interrupts.nmi_exit")
@@ -71,7 +64,7 @@ def test_nmi_that_l2_sends_itself(l1, intercept):
 
     assert exit.matches(code=VMEXIT.NMI)
     assert l1.expect("RIP is behind the one that sent it", guest["sent"] <= exit.rip <= guest["end"], True)
-    _pending(l1, exit)
+    assert taken_after_stgi(l1, exit, NMI)
 
 
 @clause("core.interrupts.nmi_exit")
@@ -143,5 +136,5 @@ def test_nmi_comes_before_an_interrupt(l1):
     exit = guest.run(host_if=False)
 
     assert exit.matches(code=VMEXIT.NMI, rip=guest["start"])
-    _pending(l1, exit)
+    assert taken_after_stgi(l1, exit, NMI)
     assert l1.expect("how often L1 took the interrupt", len(taken(exit, 0x61)), 1)

@@ -9,6 +9,7 @@ import pytest
 from tlb_maps import AT_HERE, AT_THERE, GLOBAL, THERE, FarPage, far_guest, read_byte
 
 from harness import VMEXIT, clause
+from suites.needs import need_two_asids
 
 
 @clause("core.tlb.asids_run")
@@ -28,8 +29,7 @@ def test_fresh_asid_sees_the_tables_as_they_are(l1, np, flags):
     """ASID 1 has read the page before L1 turned the entry; ASID 2 was not used since the flush of all."""
     if np:
         l1.need("NP")
-    if l1.cpuid.nasid < 3:
-        pytest.skip("there is one guest ASID only")
+    need_two_asids(l1)
     guest, far = far_guest(l1, "mov al, [rbx]\nvmmcall\nnext: mov al, [rbx]\ndone: vmmcall", flags=flags, np=np)
     assert guest.run().matches(code=VMEXIT.VMMCALL)
     far.turn(l1)
@@ -52,8 +52,7 @@ def test_two_guests_take_turns(l1, np, mode, flags):
     """Two sets of tables for the same linear address, six turns, one flush before the first."""
     if np:
         l1.need("NP")
-    if l1.cpuid.nasid < 3:
-        pytest.skip("there is one guest ASID only")
+    need_two_asids(l1)
     base = "rbx" if mode == "long64" else "ebx"
     guest, far = far_guest(l1, f"next: mov al, [{base}]\ndone: vmmcall", mode, flags=flags, np=np)
     other = FarPage(l1, mode, flags)

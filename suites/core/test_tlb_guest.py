@@ -1,8 +1,8 @@
 """L2 flushes its own translations.
 
-Where L1 does not intercept them MOV CR3, CR4.PGE, CR0.PG and INVLPG work in L2 as on a machine of its own (APM2 15.16,
-5.5.2). An L0 with shadow tables for L2, or one that hands the flush to the wrong ASID, leaves L2 with a translation
-that L2 has replaced.
+Where L1 does not intercept them MOV CR3, CR4.PGE, CR0.PG and INVLPG work in L2 as on a machine of its own
+(APM2 15.16.1, 5.5.3). An L0 with shadow tables for L2, or one that hands the flush to the wrong ASID, leaves L2 with a
+translation that L2 has replaced.
 """
 
 import struct

@@ -1,7 +1,7 @@
 """Whose control bits count for which tables.
 
 Nested entries are read by L1's EFER.NXE and CR4 as they were at VMRUN, L2's entries by L2's. CR0.WP of L1 has no say:
-nested walks are a user's, so read-only is read-only (APM2 15.25.3, 15.25.5, 15.25.7). An L0 that walks L1's tables with
+nested walks are a user's, so read-only is read-only (APM2 15.25.2, 15.25.5, 15.25.7). An L0 that walks L1's tables with
 L2's EFER, as it stands in the registers then, runs code that L1 made non-executable or reports a fault where there
 is none.
 """

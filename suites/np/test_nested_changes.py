@@ -7,10 +7,11 @@ That something old is still seen is never asked for.
 """
 
 import pytest
-from nested_maps import NX, OPEN, VMMCALL_BYTES, Map, P, U, access_code, entry_bytes, far_guest, nested_guest
+from nested_maps import NX, OPEN, PAGES, VMMCALL_BYTES, Map, P, U, W, access_code, entry_bytes, far_guest, nested_guest
 
 from harness import VMEXIT, clause, masked
 from harness.svm import npf_info
+from suites.needs import need_two_asids
 
 TWICE = "mov al, [rbx]\nvmmcall\nnext: "
 
@@ -27,7 +28,7 @@ def resumed(guest, **fields):
         (0, "read", npf_info(present=False, write=False)),
         (0, "fetch", npf_info(present=False, write=False, fetch=True)),
         (P | U, "write", npf_info(present=True, write=True)),
-        (P | 2, "read", npf_info(present=True, write=False)),
+        (P | W, "read", npf_info(present=True, write=False)),
         (OPEN | NX, "fetch", npf_info(present=True, write=False, fetch=True)),
     ],
     ids=["missing_read", "missing_fetch", "read_only", "supervisor", "nx"],
@@ -91,7 +92,7 @@ def two_views(l1, code):
     """Two nested maps in which one page leads to different targets."""
     page = l1.scratch(1)
     guest, first = nested_guest(l1, code, regs={"rbx": page})
-    second = Map(guest, l1.scratch(22))
+    second = Map(guest, l1.scratch(PAGES))
     for view, byte in ((first, 0x11), (second, 0x22)):
         target = l1.scratch(1)
         view.set(page, target | OPEN)
@@ -102,6 +103,8 @@ def two_views(l1, code):
 @clause("np.changes.n_cr3")
 @pytest.mark.parametrize("how", ["flush", "new_asid"])
 def test_another_n_cr3(l1, how):
+    if how == "new_asid":
+        need_two_asids(l1)
     guest, _, second = two_views(l1, TWICE + "mov al, [rbx]\ndone: vmmcall")
     first_exit = guest.run()
     assert l1.expect("the byte in the first view", first_exit.regs["rax"] & 0xFF, 0x11, width_bytes=1)
@@ -117,9 +120,8 @@ def test_another_n_cr3(l1, how):
 @clause("np.changes.asids")
 def test_two_asids_with_views_of_their_own(l1):
     """They take turns without a flush, and with the same CR3."""
+    need_two_asids(l1)
     guest, first, second = two_views(l1, "next: mov al, [rbx]\nmov ah, [rbx + 8]\ndone: vmmcall")
-    if l1.cpuid.nasid < 3:
-        pytest.skip("there is one guest ASID only")
     for turn in range(6):
         view, asid, byte = ((first, 1, 0x11), (second, 2, 0x22))[turn % 2]
         exit = resumed(guest, n_cr3=view.base, asid=asid, tlb_control=1 if turn == 0 else 0)

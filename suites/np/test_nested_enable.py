@@ -18,15 +18,18 @@ MODES = ["long64", "compat32", "pae32", "paged32", "prot32", "real16"]
 
 
 def remapped(l1, mode="long64", code=None, **options):
-    """L2 reads a page whose guest physical address the nested tables lead to another page."""
-    here, there = (LOW, l1.scratch(1)) if mode == "real16" else (l1.scratch(1), l1.scratch(1))
+    """L2 accesses a page (by default it reads) whose guest physical address the nested tables lead to another page.
+
+    Gives the guest and the addresses of the two pages.
+    """
+    here, there = LOW if mode == "real16" else l1.scratch(1), l1.scratch(1)
     text = code or access_code("read", mode)
     guest, nested = nested_guest(l1, text, mode=mode, regs={"rbx": here & 0xFFFF if mode == "real16" else here})
     nested.set(here, there | OPEN)
     guest.write(here, bytes([HERE]))
     guest.write(there, bytes([THERE]))
     guest.vmcb.update(options)
-    return guest
+    return guest, here, there
 
 
 @clause("np.enable.on", "np.modes.unpaged")
@@ -34,7 +37,7 @@ def remapped(l1, mode="long64", code=None, **options):
 @pytest.mark.parametrize("mode", MODES)
 def test_translation_by_n_cr3(l1, mode, np):
     """The same VMCB and the same tables; NP_ENABLE alone decides which page L2 reads."""
-    guest = remapped(l1, mode, np_enable=np)
+    guest, _, _ = remapped(l1, mode, np_enable=np)
 
     exit = guest.run()
 
@@ -46,12 +49,7 @@ def test_translation_by_n_cr3(l1, mode, np):
 @pytest.mark.parametrize("mode", ["long64", "pae32", "real16"])
 def test_write_goes_where_n_cr3_leads(l1, mode):
     """And nowhere else: the page at the guest physical address itself keeps its byte."""
-    here, there = (LOW, l1.scratch(1)) if mode == "real16" else (l1.scratch(1), l1.scratch(1))
-    registers = {"rbx": here & 0xFFFF if mode == "real16" else here}
-    guest, nested = nested_guest(l1, access_code("write", mode), mode=mode, regs=registers)
-    nested.set(here, there | OPEN)
-    guest.write(here, bytes([HERE]))
-    guest.write(there, bytes([THERE]))
+    guest, here, there = remapped(l1, mode, access_code("write", mode))
 
     exit = guest.run(read={"here": (here, 1), "there": (there, 1)})
 
@@ -65,7 +63,7 @@ def test_write_goes_where_n_cr3_leads(l1, mode):
 def test_nested_format_does_not_follow_l2s_cr4(l1, bit):
     """L2 in unpaged protected mode sets a bit of CR4 that would choose a table format, then reads."""
     code = f"mov eax, cr4\nbts eax, {bit}\nmov cr4, eax\n" + access_code("read", "prot32")
-    guest = remapped(l1, "prot32", code)
+    guest, _, _ = remapped(l1, "prot32", code)
 
     exit = guest.run()
 

@@ -12,6 +12,7 @@ from nested_maps import FAR_GPA, NX, VMMCALL_BYTES, P, U, W, access_code, far_gu
 
 from harness import VMEXIT, any_of, clause, masked
 from harness.svm import npf_info
+from suites.needs import need_reserved_address_bit
 
 ENTRIES = {"not_present": 0, "read_only": P | U, "supervisor": P | W, "nx": P | W | U | NX}
 ALLOWED = {("read_only", "read"), ("read_only", "fetch"), ("nx", "read"), ("nx", "write")}
@@ -157,9 +158,8 @@ def test_far_page_that_all_levels_allow(l1, access):
 @pytest.mark.parametrize("level", LEVELS, ids=LEVEL_NAME.get)
 def test_address_bit_beyond_maxphyaddr(l1, level, bit, access):
     """RSV and P, and whatever the access was."""
+    need_reserved_address_bit(l1)
     number = l1.cpuid.maxphyaddr if bit == "maxphyaddr" else 51
-    if l1.cpuid.maxphyaddr >= 52:
-        pytest.skip("MAXPHYADDR is 52: no address bit is reserved")
     guest, _, walk, _, page = far_guest(l1, access)
     walk.set(level, walk.value(level) | 1 << number)
 

@@ -10,11 +10,12 @@ import struct
 import pytest
 from nested_maps import OPEN, nested_guest, own_tables
 
-from harness import VMEXIT, clause, masked
+from harness import VMEXIT, clause, masked, unchanged
 from harness.steps import TableKind
 from harness.svm import npf_info
 
 PF = 0x4E
+LOW_HALF = 0xFFFF_FFFF
 HANDLER = "handler: pop {a}cx\nmov {a}dx, [{a}sp]\nmov {a}si, cr2\nend: vmmcall"
 CODE64, CODE32, DATA32 = 0x00AF_9B00_0000_FFFF, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF
 PROBES = {"read": ("mov al, [{a}bx]", 0), "write": ("mov [{a}bx], al", 2)}
@@ -61,26 +62,36 @@ def test_page_fault_is_l2s_own(l1, mode, access):
 
     exit = guest.run()
 
-    width = 0xFFFF_FFFF
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"], cr2=far)
-    assert l1.expect("CR2 in the handler", exit.regs["rsi"] & width, far)
-    assert l1.expect("error code in the handler", exit.regs["rcx"] & width, error)
-    assert l1.expect("RIP in the frame", exit.regs["rdx"] & width, guest["probe"])
+    assert l1.expect("CR2 in the handler", exit.regs["rsi"] & LOW_HALF, far)
+    assert l1.expect("error code in the handler", exit.regs["rcx"] & LOW_HALF, error)
+    assert l1.expect("RIP in the frame", exit.regs["rdx"] & LOW_HALF, guest["probe"])
 
 
 @clause("np.guest_fault.intercepted")
-@pytest.mark.parametrize(("access", "error"), [("read", 0), ("write", 2)], ids=["read", "write"])
-def test_intercepted_page_fault(l1, access, error):
+@pytest.mark.parametrize("access", PROBES)
+def test_intercepted_page_fault(l1, access):
     """The linear address, though guest physical ones are what nested paging is about."""
+    insn, error = PROBES[access]
     far = 0x0000_7FED_C012_3456
-    guest, _ = nested_guest(l1, "probe: " + PROBES[access][0].format(a="r") + "\nvmmcall", regs={"rbx": far})
+    guest, _ = nested_guest(l1, f"probe: {insn}\nvmmcall".format(a="r"), regs={"rbx": far})
 
     assert guest.run().matches(code=PF, rip=guest["probe"], info1=error, info2=far)
 
 
 VALID = 1 << 31
-LOW_HALF = 0xFFFF_FFFF
 INJECTED = {"intr": VALID | 0x40, "nmi": VALID | 2 << 8 | 2, "ud": VALID | 3 << 8 | 6}
+
+
+def delivery_fault(page, event, *, write=False):
+    """What a #VMEXIT says when delivery of the event meets a page that is not mapped; L2 stands before the event."""
+    return {
+        "code": VMEXIT.NPF,
+        "info1": npf_info(present=False, write=write),
+        "info2": masked(page, ~0xFFF),
+        "intinfo": masked(event, LOW_HALF),
+        "rsp": unchanged,
+    }
 
 
 @clause("np.guest_fault.during_delivery")
@@ -90,13 +101,7 @@ def test_injected_event_whose_gate_is_missing(l1, event):
     guest, nested, idt = with_idt(l1, "start: vmmcall\nhandler: vmmcall", vmcb={"eventinj": INJECTED[event]})
     nested.set(idt, 0)
 
-    assert guest.run().matches(
-        code=VMEXIT.NPF,
-        rip=guest["start"],
-        info1=npf_info(present=False, write=False),
-        info2=masked(idt, ~0xFFF),
-        intinfo=masked(INJECTED[event], LOW_HALF),
-    )
+    assert guest.run().matches(rip=guest["start"], **delivery_fault(idt, INJECTED[event]))
 
 
 @clause("np.guest_fault.during_delivery")
@@ -108,14 +113,7 @@ def test_injected_event_whose_stack_is_missing(l1):
     )
     nested.set(stack, 0)
 
-    assert guest.run().matches(
-        code=VMEXIT.NPF,
-        rip=guest["start"],
-        info1=npf_info(present=False, write=True),
-        info2=masked(stack, ~0xFFF),
-        intinfo=masked(INJECTED["intr"], LOW_HALF),
-        rsp=stack + 0x800,
-    )
+    assert guest.run().matches(rip=guest["start"], **delivery_fault(stack, INJECTED["intr"], write=True))
 
 
 @clause("np.guest_fault.during_delivery")
@@ -127,13 +125,7 @@ def test_event_of_l2s_own_whose_gate_is_missing(l1, insn, event):
     guest, nested, idt = with_idt(l1, f"nop\nprobe: {insn}\nhandler: vmmcall", no_intercept=["#UD"])
     nested.set(idt, 0)
 
-    assert guest.run().matches(
-        code=VMEXIT.NPF,
-        rip=guest["probe"],
-        info1=npf_info(present=False, write=False),
-        info2=masked(idt, ~0xFFF),
-        intinfo=masked(event, LOW_HALF),
-    )
+    assert guest.run().matches(rip=guest["probe"], **delivery_fault(idt, event))
 
 
 @clause("np.guest_fault.during_delivery")

@@ -7,10 +7,11 @@ tables as reads lets L2 run on tables that L1 protected, so that L1 never learns
 """
 
 import pytest
-from nested_maps import FAR_GPA, NX, OPEN, VMMCALL_BYTES, P, U, W, far_guest, nested_guest, own_tables
+from nested_maps import FAR_GPA, NX, OPEN, P, U, W, far_guest, nested_guest, own_tables
 
 from harness import VMEXIT, any_of, clause, masked
 from harness.svm import npf_info
+from suites.needs import need_reserved_address_bit
 
 ENTRIES = {"not_present": 0, "read_only": P | U, "supervisor": P | W}
 LEVEL_NAME = {3: "pdpt", 2: "pd", 1: "pt"}
@@ -85,8 +86,7 @@ def test_root_table_that_nested_tables_protect(l1, entry):
 @pytest.mark.parametrize("access", ["read", "fetch"])
 @pytest.mark.parametrize("level", [3, 2, 1], ids=LEVEL_NAME.get)
 def test_reserved_bit_in_the_nested_entry_of_a_table_page(l1, level, access):
-    if l1.cpuid.maxphyaddr >= 52:
-        pytest.skip("MAXPHYADDR is 52: no address bit is reserved")
+    need_reserved_address_bit(l1)
     guest, walk, _ = protected(l1, level, OPEN | 1 << 51, access)
 
     exit = guest.run()
@@ -99,8 +99,7 @@ def test_reserved_bit_in_the_nested_entry_of_a_table_page(l1, level, access):
 @pytest.mark.parametrize("level", [4, 3, 2], ids=["pml4e", "pdpe", "pde"])
 def test_reserved_bit_in_an_upper_nested_entry(l1, level):
     """L2's first fetch walks its own tables through that entry: the fault is the walk's."""
-    if l1.cpuid.maxphyaddr >= 52:
-        pytest.skip("MAXPHYADDR is 52: no address bit is reserved")
+    need_reserved_address_bit(l1)
     guest, nested = nested_guest(l1, "start: vmmcall")
     own = own_tables(l1, guest)
     table = {4: nested.base + 0x1000, 3: nested.base + 0x2000, 2: nested.entry(own.base) & ~0xFFF}[level]
@@ -168,8 +167,7 @@ def test_guest_page_fault_comes_before_the_final_address(l1, name):
 @clause("np.walk.guest_fault_before_final_address")
 def test_guest_reserved_bit_comes_before_the_final_address(l1):
     """An address bit beyond MAXPHYADDR in L2's entry is L2's own fault: no nested walk is made for such an address."""
-    if l1.cpuid.maxphyaddr >= 52:
-        pytest.skip("MAXPHYADDR is 52: no address bit is reserved")
+    need_reserved_address_bit(l1)
     guest, walk, nested_walk, _, _ = far_guest(l1, "read")
     walk.set(1, walk.value(1) | 1 << 51)
     nested_walk.set(1, 0)
@@ -249,16 +247,3 @@ def test_cr3_that_nested_tables_do_not_map(l1, how):
 
     rip = guest["next"] if how == "mov_cr3" else guest["next"] - 3
     assert exit.matches(code=VMEXIT.NPF, rip=rip, info1=walk_fault(present=False), info2=root, cr3=root)
-
-
-@clause("np.walk.table_page")
-def test_page_of_a_table_still_holds_code(l1):
-    """A page that is no table is not a table: read-only nested pages that L2 merely reads stay readable."""
-    guest, _, nested_walk, _, _ = far_guest(l1, "read")
-    nested_walk.set(1, nested_walk.value(1, P | U))
-    guest.write(nested_walk.leaf_value & ~0xFFF, VMMCALL_BYTES)
-
-    exit = guest.run()
-
-    assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["done"])
-    assert l1.expect("the byte that L2 reads", exit.regs["rax"] & 0xFF, VMMCALL_BYTES[0], width_bytes=1)
