@@ -15,7 +15,6 @@
 #include "host.h"
 #include "leash.h"
 
-#define ON_END_MS 30000
 #define FAILED_TO_START 127
 
 static int children;                    /* a signalfd: readable when a child has ended */
@@ -44,13 +43,15 @@ static void watch_children(void)
 /* Starts it in a process group of its own. It dies with us, even if we are killed. */
 static pid_t start(char *const *command, int in, int out)
 {
-    pid_t pid = fork();
+    pid_t guardian = getpid(), pid = fork();
     if (pid > 0)
         setpgid(pid, pid);              /* here too: whoever comes first */
     if (pid)
         return pid;
     setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != guardian)          /* we were killed before that */
+        _exit(128 + SIGKILL);
     signal(SIGPIPE, SIG_DFL);
     sigset_t none;
     sigemptyset(&none);
@@ -104,7 +105,7 @@ static void end_command(pid_t pid, int grace_ms, int *status)
     kill(-pid, SIGCONT);
     if (!await(pid, status, -1, grace_ms)) {
         kill(-pid, SIGKILL);
-        await(pid, status, -1, 5000);
+        await(pid, status, -1, KILLED_MS);
     }
 }
 
@@ -115,7 +116,7 @@ static void do_on_end(const char *text)
     pid_t pid = start(command, null, 2);        /* what it says is no console output */
     if (pid > 0 && !await(pid, &ignored, -1, ON_END_MS)) {
         kill(-pid, SIGKILL);
-        await(pid, &ignored, -1, 1000);
+        await(pid, &ignored, -1, KILLED_MS);
     }
 }
 

@@ -14,8 +14,10 @@ static void make_interrupt_controllers(struct vm *vm)
 {
     uint64_t identity = 0xFFFBC000;
     struct kvm_pit_config timer = { .flags = KVM_PIT_SPEAKER_DUMMY };
-    if (ioctl(vm->fd, KVM_SET_TSS_ADDR, 0xFFFBD000ul) || ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity))
+    if (ioctl(vm->fd, KVM_SET_TSS_ADDR, 0xFFFBD000ul))
         fail_errno(END_HOST, "KVM_SET_TSS_ADDR");
+    if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity))
+        fail_errno(END_HOST, "KVM_SET_IDENTITY_MAP_ADDR");
     if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0))
         fail_errno(END_HOST, "KVM_CREATE_IRQCHIP");
     if (ioctl(vm->fd, KVM_CREATE_PIT2, &timer))

@@ -13,7 +13,6 @@
 #include "host.h"
 
 #define GRACE_MS 2000
-#define ON_END_MS 30000
 
 static struct leash read_arguments(int count, char **arguments)
 {
@@ -76,7 +75,7 @@ int leash_main(int count, char **arguments)
     shutdown(lifeline[1], SHUT_WR);     /* the guardian now ends the command if it has not ended, and says its status */
     int status = END_HOST;
     struct pollfd ready = { lifeline[1], POLLIN, 0 };
-    int bound = leash.grace_ms + ON_END_MS + 5000, got = 0;
+    int bound = leash.grace_ms + KILLED_MS + ON_END_MS + KILLED_MS + 1000, got = 0;
     while ((got = poll(&ready, 1, bound)) < 0 && errno == EINTR)
         ;
     if (got <= 0 || read(lifeline[1], &status, sizeof(status)) != sizeof(status))

@@ -3,6 +3,9 @@
 #ifndef LEASH_H
 #define LEASH_H
 
+#define ON_END_MS 30000                 /* what is to be done at the end may take so long */
+#define KILLED_MS 5000                  /* how long what was killed may take to be gone */
+
 struct leash {
     const char *on_end;
     int grace_ms;

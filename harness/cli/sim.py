@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,9 +81,9 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser], com
     option("--kernel", metavar="FILE", type=Path, help="your own bzImage (xen: of dom0)")
     option("--modules", metavar="DIR", type=Path, help="where the modules (*.ko) of --kernel are; none: all built in")
     option("--xen", metavar="FILE", type=Path, help="your own hypervisor: xen or xen.gz from its build")
-    option("--with-qemu", action="store_true", help="kvm: with the suite's QEMU in it, for vmm=qemu")
+    option("--with-qemu", action="store_true", help="with the suite's QEMU in it: kvm for vmm=qemu, xen for vmm=hvm")
     option("--cpu", metavar="MODEL", help="QEMU's CPU model of the machine; default: max,+svm (kvm)")
-    option("--memory-mib", metavar="N", type=int, help="its memory; default: 512 (kvm), 768 (xen)")
+    option("--memory-mib", metavar="N", type=int, help="its memory; default: 512 (kvm), 768 (xen), 1024 (with QEMU)")
     option("--append", metavar="TEXT", default="", help="more arguments for the kernel, or for Xen")
     option("--force", action="store_true", help="build it even if nothing has changed")
     build.set_defaults(act=_build)
@@ -137,7 +136,7 @@ def _build(args: argparse.Namespace) -> int:
         need = Need("qemu-system-x86_64", "qemu-system-x86", "emulates the machine of a simulated host")
         ensure([need], may_install=not args.no_install, log=LOG / "apt.log")
     state, new = build(wanted, say, force=args.force)
-    if new and state.available:
+    if state.available and state.edx is None:
         state = _seen_by_guest(state)
     took = f" in {state.measured['build_s']:.0f} s" if new else ", nothing has changed"
     print(f"sim:{state.name}: {state.l0_version} on {state.qemu_version}, {state.size / 1e6:.0f} MB{took}")
@@ -151,23 +150,20 @@ def _build(args: argparse.Namespace) -> int:
 def _seen_by_guest(state: State) -> State:
     """The state with the SVM features that a guest there is offered, where the executor can be started to ask."""
     from harness.cli import machine
-    from harness.link import Link, LinkError
-    from harness.targets.base import TargetError
+    from harness.sim.state import load
 
     if missing_build_tools():
         return state
-    with tempfile.TemporaryDirectory(prefix="nsvm-") as workdir:
-        target = machine.make_target(f"sim:{state.name}", Path(workdir), machine.Programs())
-        try:
-            machine.build_executor()
-            machine.build_host_program()
-            link = Link(target.start(), lane=None, round_trip_s=target.capabilities().round_trip_s)
-            leaves = link.hello(target.capabilities().boot_deadline_s).cpuid.leaves
-        except (TargetError, LinkError, HarnessError) as error:
-            say(f"warning: no guest was started there: {target.exit_reason() or error}")
-            return state
-        finally:
-            getattr(target, "close", target.stop)()
+    try:
+        machine.build_executor()
+        machine.build_host_program()
+        with machine.running(f"sim:{state.name}", machine.Programs(), use_lane=False) as now:
+            leaves = now.hello.cpuid.leaves
+    except HarnessError as error:
+        say(f"warning: no guest was started there: {error}")
+        return state
+    if load(state.name).host_key != state.host_key:
+        return state  # somebody has built it anew meanwhile
     state = dataclasses.replace(state, edx=leaves[SVM_LEAF, 0][3] if (SVM_LEAF, 0) in leaves else 0)
     state.save()
     return state
@@ -229,7 +225,7 @@ def _ssh(args: argparse.Namespace) -> int:
         spec = machine.start(RESTORE_DEADLINE_S)
         known_hosts = spec.known_hosts[0]
         command = [program, "-F", "none", "-p", str(spec.port), "-i", str(spec.identity_files[0])]
-        command += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
+        command += ["-o", f'UserKnownHostsFile="{known_hosts}"', "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
         command += [f"{spec.user}@{spec.address}", *args.command_line]
         return subprocess.run(command).returncode
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -24,12 +23,13 @@ from harness.sim.image import Image
 from harness.sim.kernel import Kernel
 from harness.sim.keys import KeyPair
 from harness.sim.kvm_image import KvmImage
+from harness.sim.lock import locked
 from harness.sim.machine import OuterMachine
 from harness.sim.outer_qemu import OuterQemu
 from harness.sim.packages import Package, PackageView, unpack
 from harness.sim.root import FAILED, READY, Packages
 from harness.sim.state import IMAGE_FORMAT, STATE, State, check_name, home, load
-from harness.sim.wanted import SUITE, Wanted, digest, digest_folder
+from harness.sim.wanted import SUITE, VMM_OF_QEMU, Wanted, digest, digest_folder
 from harness.sim.xen_image import XenImage
 
 BOOT_DEADLINE_S = 240.0
@@ -46,11 +46,13 @@ def build(wanted: Wanted, say: Say, *, force: bool = False) -> tuple[State, bool
     kit = _Kit(wanted, say)
     kit.choose()
     name = check_name(wanted.name or kit.usual_name())
-    with _locked(name):
+    with locked(home() / f".{name}.lock", lambda: say(f"sim:{name} is being built by somebody else: waiting for that")):
         if not force and (there := _unchanged(name, kit.inputs())):
             return there, False
         kit.get()
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=home()))
+        draft = home() / f".{name}.draft"
+        shutil.rmtree(draft, ignore_errors=True)  # of a build that was killed
+        draft.mkdir()
         try:
             state = kit.make(draft / name)
             state = dataclasses.replace(state, measured={**state.measured, "build_s": time.monotonic() - started})
@@ -71,7 +73,7 @@ class _Kit:
         self._packages: list[Package] = []
         self._archives: list[Path] = []
         self._image: Image = (
-            XenImage(wanted.append, wanted.memory_mib, wanted.cpu, wanted.xen)
+            XenImage(wanted.append, wanted.memory_mib, wanted.cpu, wanted.xen, qemu=wanted.with_qemu)
             if wanted.kind == "xen"
             else KvmImage(wanted.append, wanted.memory_mib, wanted.cpu, qemu=wanted.with_qemu)
         )
@@ -92,7 +94,7 @@ class _Kit:
         wanted = self._wanted
         if wanted.kernel or wanted.xen:
             raise SimError("give what you build a name: --name kvm-mine, --name xen-mine")
-        name = f"{wanted.kind}-qemu" if wanted.with_qemu else wanted.kind
+        name = f"{wanted.kind}-{VMM_OF_QEMU[wanted.kind]}" if wanted.with_qemu else wanted.kind
         if wanted.suite != SUITE:
             name += f"@{self._image.version(self._packages)}"
         if wanted.qemu or wanted.outer_suite:
@@ -143,9 +145,10 @@ class _Kit:
             l0_version_tuple=(),
             host_key=host.public_line(),
             paused=self._image.paused,
-            vmm="qemu" if self._wanted.with_qemu else "",
+            vmm=VMM_OF_QEMU[self._wanted.kind] if self._wanted.with_qemu else "",
             built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             made_of=self._made_of(),
+            command=self._wanted.command(),
         )
         return self._boot(state)
 
@@ -183,7 +186,7 @@ class _Kit:
 
     def _made_of(self) -> dict[str, Any]:
         wanted = self._wanted
-        return {
+        made_of = {
             "format": IMAGE_FORMAT,
             "kind": wanted.kind,
             "suite": wanted.suite,
@@ -195,6 +198,9 @@ class _Kit:
             "modules": digest_folder(wanted.modules),
             "xen": digest(wanted.xen),
         }
+        if wanted.qemu is not None:  # somebody's own builds are all of one version
+            made_of["program"] = digest(self._qemu.program)
+        return made_of
 
     def _kernel(self, packages: Packages, scratch: Path) -> Kernel:
         if self._wanted.kernel is not None:
@@ -239,13 +245,6 @@ def _connected(spec: Any) -> Iterator[Connection]:
         yield connection
     finally:
         connection.close()
-
-
-@contextmanager
-def _locked(name: str) -> Iterator[None]:
-    with open(home() / f".{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _unchanged(name: str, inputs: str) -> State | None:

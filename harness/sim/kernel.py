@@ -79,11 +79,17 @@ def _decompressed(path: Path) -> bytes:
     if path.suffix == ".ko":
         return path.read_bytes()
     if path.suffix == ".xz":
-        return lzma.decompress(path.read_bytes())
+        try:
+            return lzma.decompress(path.read_bytes())
+        except lzma.LZMAError as error:
+            raise SimError(f"{path}: {error}") from None
     tool = {".zst": "zstd", ".gz": "gzip"}[path.suffix]
     if shutil.which(tool) is None:
         raise SimError(f"{path.name} is compressed: apt-get install {tool}")
-    ran = subprocess.run([tool, "-dcq", str(path)], capture_output=True, timeout=DECOMPRESS_DEADLINE_S, check=False)
+    try:
+        ran = subprocess.run([tool, "-dcq", str(path)], capture_output=True, timeout=DECOMPRESS_DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise SimError(f"{path} was not decompressed after {DECOMPRESS_DEADLINE_S} s") from None
     if ran.returncode:
         raise SimError(f"{path}: {tool} cannot decompress it")
     return ran.stdout

@@ -20,7 +20,7 @@ from harness.sim import outer_qemu
 from harness.sim.error import SimError
 from harness.sim.qmp import Qmp
 from harness.sim.serial_log import SerialLog
-from harness.sim.state import STATE, State, build_command
+from harness.sim.state import STATE, State
 from harness.targets.base import TargetError
 from harness.targets.process import Child, reap_leftovers, signal_name, state_directory
 
@@ -47,20 +47,20 @@ class OuterMachine:
         try:
             saved = os.open(self._state.directory / STATE, os.O_RDONLY)
         except OSError as error:
-            name = self._state.name
-            raise SimError(f"sim:{name} has no saved state ({error}): run {build_command(name)} --force") from None
+            raise SimError(f"sim:{self._state.name} has no saved state ({error}): run {self._state.again}") from None
         try:
             self.launch(saved, deadline - time.monotonic())
-        finally:
-            os.close(saved)
-        try:
             if self._state.paused:
                 self.qmp.wait_status(("paused",), deadline - time.monotonic())
                 self.qmp.execute("cont")
             self.qmp.wait_status(("running",), deadline - time.monotonic())
             return self.reach(deadline - time.monotonic())
         except SimError as error:
-            raise self.failed(error) from None
+            told = self.failed(error) if self._child is not None else error
+            # A QEMU of the same version may have been built otherwise, and then does not take the state.
+            raise SimError(f"{told} (if that is so again, run {self._state.again})", told.log) from None
+        finally:
+            os.close(saved)
 
     def launch(self, saved: int | None, deadline_s: float) -> None:
         """Starts QEMU, from a saved state or from power-on, and connects to its monitor."""
@@ -76,10 +76,10 @@ class OuterMachine:
             self._known_hosts = Path(name)
             files = [self._known_hosts]
             self._child = Child(argv, cwd=self._state.directory, files=files, pass_fds=[*fds, *more])
-        except TargetError as error:
+        except (TargetError, OSError) as error:
             for end in ours:
                 end.close()
-            raise SimError(str(error), error.log) from None
+            raise SimError(str(error), getattr(error, "log", "")) from None
         finally:
             for end in theirs:
                 end.close()

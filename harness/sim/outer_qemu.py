@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.sim.error import SimError
+from harness.sim.lock import locked
 from harness.sim.packages import PackageView, unpack
-from harness.sim.state import State, build_command
+from harness.sim.state import State
 
 PROGRAM = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
 DONE = "unpacked"
 LIBRARY_PATHS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
+LOADER = "ld-linux-x86-64.so.2"
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,18 @@ def from_suite(view: PackageView, folder: Path) -> OuterQemu:
     wanted = [package for package in packages if package.name.startswith(("qemu-system", "lib", "seabios", "zlib"))]
     chosen = next(package for package in packages if package.name == PACKAGE)
     tree = folder / re.sub(r"[^A-Za-z0-9.+~-]", "_", f"{PACKAGE}_{chosen.version}")
-    if not (tree / DONE).is_file():
-        shutil.rmtree(tree, ignore_errors=True)
-        for archive in view.fetch(wanted):
-            unpack(archive, tree)
-        loader = next((tree / name for name in _loaders() if (tree / name).exists()), None)
-        if loader is None:
-            raise SimError(f"{view.suite}: its libc6 has no loader")
-        # QEMU looks for its modules and firmware beside the running program, which is the loader.
-        shutil.copy(loader, tree / "usr/bin/ld.so")
-        (tree / DONE).write_text("")
+    with locked(folder / ".lock"):
+        if not (tree / DONE).is_file():
+            shutil.rmtree(tree, ignore_errors=True)
+            for archive in view.fetch(wanted):
+                unpack(archive, tree)
+            # Not lib64's: that may be a link to /lib, where this machine's loader is.
+            loader = next((tree / path / LOADER for path in LIBRARY_PATHS if (tree / path / LOADER).exists()), None)
+            if loader is None:
+                raise SimError(f"{view.suite}: its libc6 has no loader")
+            # QEMU looks for its modules and firmware beside the running program, which is the loader.
+            shutil.copy(loader, tree / "usr/bin/ld.so")
+            (tree / DONE).write_text("")
     program = tree / "usr/bin" / PROGRAM
     libraries = ":".join(str((tree / path).absolute()) for path in LIBRARY_PATHS)
     command = (str((tree / "usr/bin/ld.so").absolute()), "--library-path", libraries, str(program.absolute()))
@@ -65,14 +69,14 @@ def from_suite(view: PackageView, folder: Path) -> OuterQemu:
 
 def check_unchanged(state: State) -> None:
     """Raises SimError if the QEMU that saved a state is not the one that would restore it."""
-    program = Path(next(word for word in state.argv if word.endswith(PROGRAM) or Path(word).is_absolute()))
     command = state.argv[: state.argv.index("-accel")]
     program = Path(command[-1])
-    again = f"run {build_command(state.name)} --force"
     if not program.is_file():
-        raise SimError(f"sim:{state.name} was built with {program}, which is gone: {again}")
+        raise SimError(f"sim:{state.name} was built with {program}, which is gone: run {state.again}")
     if _stamp(program) != state.qemu_stamp and (now := version(command)) != state.qemu_version:
-        raise SimError(f"sim:{state.name} was built with {state.qemu_version}, {program} is {now} now: {again}")
+        raise SimError(
+            f"sim:{state.name} was built with {state.qemu_version}, {program} is {now} now: run {state.again}"
+        )
 
 
 def version(command: tuple[str, ...]) -> str:
@@ -91,7 +95,3 @@ def version(command: tuple[str, ...]) -> str:
 def _stamp(program: Path) -> tuple[int, int]:
     found = program.stat()
     return found.st_size, found.st_mtime_ns
-
-
-def _loaders() -> tuple[str, ...]:
-    return ("lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")

@@ -6,18 +6,17 @@ What depends on what is apt's business; here it is only said which of the packag
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 from harness.sim.error import SimError
+from harness.sim.lock import locked
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MIRROR = "http://deb.debian.org/debian"
@@ -26,6 +25,7 @@ ROLLING = ("sid", "unstable", "testing", "forky")
 UPDATE_DEADLINE_S = 180
 FETCH_DEADLINE_S = 1200
 UNPACK_DEADLINE_S = 300
+TIMED_OUT = 124  # as timeout(1) says
 SUITE_NAME = re.compile(r"[a-z][a-z0-9-]*\Z")
 KEPT = re.compile(r"Acquire::(?!Languages|IndexTargets|GzipIndexes)[\w:.-]+ \".*\";\Z")
 """Settings of this machine's apt that hold for our view too: proxies, retries, date checks."""
@@ -78,6 +78,7 @@ class PackageView:
         self.suite = suite
         self.archives = directory / "archives"
         self._directory = directory
+        self._lock = directory / "lock"
         self._complaint: str | None = None
 
     def refresh(self) -> str | None:
@@ -87,8 +88,8 @@ class PackageView:
                 raise SimError(f"there is no {tool} here: simulated hosts are made of Debian packages")
         if not KEYRING.is_file():
             raise SimError(f"{KEYRING} is not there: apt-get install debian-archive-keyring")
-        self._write_configuration()
-        with self._locked():
+        with locked(self._lock):
+            self._write_configuration()
             ran = self._apt(["update", "-q", "--error-on=any"], UPDATE_DEADLINE_S)
         if ran.returncode == 0:
             return None
@@ -100,7 +101,7 @@ class PackageView:
     def resolve(self, wanted: Sequence[str]) -> list[Package]:
         """`wanted` and all they depend on, in apt's versions."""
         arguments = ["install", "--print-uris", "-qq", "--no-install-recommends", *wanted]
-        with self._locked():
+        with locked(self._lock):
             ran = self._apt(arguments, UPDATE_DEADLINE_S)
         if ran.returncode:
             raise SimError(self._complaint or _complaint(ran, f"{self.suite} has no {' '.join(wanted)}"))
@@ -125,20 +126,22 @@ class PackageView:
 
     def fetch(self, packages: Sequence[Package]) -> list[Path]:
         """Downloads what is not there yet; apt checks the hashes against the signed lists."""
-        missing = self.missing(packages)
-        if missing:
-            needed = sum(package.size for package in missing)
-            free = shutil.disk_usage(self._directory).free
-            if free < 2 * needed:
-                raise SimError(f"{self._directory}: {free >> 20} MiB free, {2 * needed >> 20} MiB needed")
-            with self._locked():
-                names = [f"{package.name}={package.version}" for package in missing]
-                ran = self._apt(["download", "-q", *names], FETCH_DEADLINE_S)
-            if ran.returncode:
-                raise SimError(_complaint(ran, f"apt could not download {missing[0].name}"))
-            for package in self.missing(missing):
-                raise SimError(f"apt left no {package.file} in {self.archives}")
+        with locked(self._lock):
+            if missing := self.missing(packages):
+                self._download(missing)
         return [self.archives / package.file for package in packages]
+
+    def _download(self, missing: Sequence[Package]) -> None:
+        needed = sum(package.size for package in missing)
+        free = shutil.disk_usage(self._directory).free
+        if free < 2 * needed:
+            raise SimError(f"{self._directory}: {free >> 20} MiB free, {2 * needed >> 20} MiB needed")
+        names = [f"{package.name}={package.version}" for package in missing]
+        ran = self._apt(["download", "-q", *names], FETCH_DEADLINE_S)
+        if ran.returncode:
+            raise SimError(_complaint(ran, f"apt could not download {missing[0].name}"))
+        for package in self.missing(missing):
+            raise SimError(f"apt left no {package.file} in {self.archives}")
 
     def _is_there(self, package: Package) -> bool:
         path = self.archives / package.file
@@ -153,6 +156,8 @@ class PackageView:
                 (here / name).mkdir(parents=True, exist_ok=True)
             (here / "status").write_text("")
             (here / "sources.list").write_text(self._sources())
+            (here / "apt.conf").touch()
+            (here / "apt.conf").chmod(0o600)  # a proxy's address may have a password in it
             (here / "apt.conf").write_text(_CONFIGURATION.format(here=here) + "\n".join(_kept_settings()) + "\n")
         except OSError as error:
             raise SimError(f"{here}: {error.strerror}") from None
@@ -165,13 +170,8 @@ class PackageView:
             suites += [(mirror, f"{self.suite}-updates"), (security, f"{self.suite}-security")]
         return "".join(f"deb [arch=amd64 signed-by={KEYRING}] {where} {suite} main\n" for where, suite in suites)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with open(self._directory / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def _apt(self, arguments: Sequence[str], deadline_s: float) -> subprocess.CompletedProcess[str]:
+        """Runs apt-get; one that is not done in time has failed as any other that fails."""
         environment = {**os.environ, "APT_CONFIG": str(self._directory.absolute() / "apt.conf"), "LC_ALL": "C"}
         command = ["apt-get", *arguments]
         try:
@@ -186,7 +186,7 @@ class PackageView:
                 timeout=deadline_s,
             )
         except subprocess.TimeoutExpired:
-            raise SimError(f"'apt-get {arguments[0]}' for {self.suite} was not done after {deadline_s:.0f} s") from None
+            return subprocess.CompletedProcess(command, TIMED_OUT, "", f"E: not done after {deadline_s:.0f} s")
         except OSError as error:
             raise SimError(f"cannot run apt-get: {error.strerror}") from None
 
@@ -208,7 +208,7 @@ def unpack(archive: Path, into: Path) -> None:
     except OSError as error:
         raise SimError(f"cannot run dpkg-deb: {error.strerror}") from None
     if ran.returncode:
-        raise SimError(_complaint(ran, f"{archive.name} cannot be unpacked"))
+        raise SimError(_complaint(ran, f"{archive} cannot be unpacked (remove it if it is damaged)"))
 
 
 def _kept_settings() -> list[str]:

@@ -61,11 +61,14 @@ class Packages:
         self._trees = trees
 
     def find(self, *names: str) -> Path | None:
-        """The first file of these names (patterns are allowed) in any package."""
+        """The first file of these names (patterns are allowed) in any package.
+
+        Packages have absolute links too, which here would lead to a file of this machine.
+        """
         for name in names:
             for tree in self._trees:
                 for path in sorted(tree.glob(name)):
-                    if path.is_file():
+                    if path.is_file() and path.resolve().is_relative_to(tree.resolve()):
                         return path
         return None
 

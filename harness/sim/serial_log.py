@@ -41,10 +41,10 @@ class SerialLog:
         return printable(data, CONSOLE_KEPT)
 
     def fatal(self) -> str | None:
-        """See fatal_line. Costs nothing while nothing comes."""
+        """See fatal_line. Costs nothing while nothing comes; what is broken stays so when its line is kept no more."""
         count = self._count
         if self._judged[0] != count:
-            self._judged = (count, fatal_line(self.text()))
+            self._judged = (count, fatal_line(self.text()) or self._judged[1])
         return self._judged[1]
 
     def close(self) -> None:

@@ -20,6 +20,16 @@ MACHINE = "machine.json"
 STATE = "state"
 NAME = re.compile(r"(kvm|xen)([@+._-][A-Za-z0-9@+._-]{0,60})?\Z")
 PREFIX = "sim:"
+USUAL = {
+    "kvm": "",
+    "xen": "",
+    "kvm@6.12": " --suite trixie",
+    "xen@4.20": " --suite trixie",
+    "kvm-qemu": " --with-qemu",
+    "xen-hvm": " --with-qemu",
+    "kvm-on-qemu-10.0": " --outer-suite trixie",
+}
+"""What is said to `sim build` for names that it gives by itself."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,13 @@ class State:
     built: str = ""
     made_of: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
+    command: str = ""
+    """What built it, as a person types it."""
+
+    @property
+    def again(self) -> str:
+        """What has it built again, whatever has changed."""
+        return f"{self.command or build_command(self.name)} --force"
 
     @property
     def name(self) -> str:
@@ -63,10 +80,12 @@ class State:
         return sum(path.stat().st_blocks * 512 for path in self.directory.rglob("*") if path.is_file())
 
     def save(self) -> None:
-        """Writes machine.json."""
+        """Writes machine.json, whole or not at all: somebody may read it now."""
         content = dataclasses.asdict(self) | {"format": IMAGE_FORMAT}
         del content["directory"]
-        (self.directory / MACHINE).write_text(json.dumps(content, indent=1) + "\n")
+        draft = self.directory / f"{MACHINE}.new"
+        draft.write_text(json.dumps(content, indent=1) + "\n")
+        draft.replace(self.directory / MACHINE)
 
 
 def home() -> Path:
@@ -105,10 +124,9 @@ def load(name: str) -> State:
 
 
 def build_command(name: str) -> str:
-    """What a person types to build it."""
+    """What a person types to build it; `...` where the name does not say all."""
     kind = name[:3]
-    known = {"kvm@6.12": " --suite trixie", "xen@4.20": " --suite trixie"}
-    options = known.get(name, "" if name == kind else f" --name {name}")
+    options = USUAL.get(name, f" --name {name} ...")
     return f"./nsvm sim build {kind}{options}"
 
 

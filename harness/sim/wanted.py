@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from harness.sim.error import SimError
 
 SUITE = "bookworm"
 MEMORY_MIB = (256, 65536)
+VMM_OF_QEMU = {"kvm": "qemu", "xen": "hvm"}
+"""What guests run under where the host has a QEMU."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,24 @@ class Wanted:
     append: str = ""
     with_qemu: bool = False
 
+    def command(self) -> str:
+        """What a person types to have it built."""
+        words = ["./nsvm", "sim", "build", self.kind]
+        for option, value in (
+            ("--suite", self.suite if self.suite != SUITE else None),
+            ("--name", self.name),
+            ("--qemu", self.qemu),
+            ("--outer-suite", self.outer_suite),
+            ("--kernel", self.kernel and self.kernel.absolute()),
+            ("--modules", self.modules and self.modules.absolute()),
+            ("--xen", self.xen and self.xen.absolute()),
+            ("--cpu", self.cpu),
+            ("--memory-mib", self.memory_mib),
+            ("--append", self.append or None),
+        ):
+            words += [] if value is None else [option, str(value)]
+        return shlex.join([*words, *(["--with-qemu"] if self.with_qemu else [])])
+
     def check(self) -> None:
         """Raises SimError for what makes no sense."""
         if self.kind not in ("kvm", "xen"):
@@ -40,8 +61,6 @@ class Wanted:
             raise SimError("--xen FILE is for 'sim build xen'")
         if self.modules and not self.kernel:
             raise SimError("--modules DIR belongs to --kernel FILE")
-        if self.with_qemu and self.kind != "kvm":
-            raise SimError("--with-qemu is for 'sim build kvm'")
         for option, path in (("--kernel", self.kernel), ("--xen", self.xen)):
             if path is not None and not path.is_file():
                 raise SimError(f"{option} {path}: no such file")

@@ -26,8 +26,13 @@ STORE_TOOLS = ("xenstore-read", "xenstore-write", "xenstore-ls", "xenstore-list"
 CPU = "qemu64,+svm,+npt,+rdrand"
 MEMORY_MIB = 768
 DOM0_MIB = 256
+MEMORY_WITH_QEMU_MIB = 1024
+DOM0_WITH_QEMU_MIB = 448
+QEMU = "qemu-system-xen"
+DEVICE_MODEL = "usr/libexec/xen-qemu-system-i386"  # where Debian's libxl looks for it
+DEVICE_MODEL_DATA = ("usr/share/seabios/bios-256k.bin", "usr/share/qemu/keymaps/en-us")  # xl always says -vnc
 # loglvl=info: Xen says at boot which SVM features it found. guest_loglvl=none: else each exit of an L2 writes a line.
-APPEND = f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MIB}M loglvl=info guest_loglvl=none noreboot"
+APPEND = "console=com1 com1=115200,8n1 dom0_mem={}M loglvl=info guest_loglvl=none noreboot"
 DOM0_APPEND = "console=hvc0 panic=-1 random.trust_cpu=on ipv6.disable=1"
 XL_CONF = 'autoballoon="off"\nclaim_mode=0\n'
 
@@ -46,14 +51,19 @@ class XenImage(Image):
 
     paused = True
 
-    def __init__(self, append: str, memory_mib: int | None, cpu: str | None, xen: Path | None) -> None:
-        super().__init__(f"{APPEND} {append}".strip(), memory_mib or MEMORY_MIB, cpu or CPU)
+    def __init__(
+        self, append: str, memory_mib: int | None, cpu: str | None, xen: Path | None, *, qemu: bool
+    ) -> None:
+        usual, dom0 = (MEMORY_WITH_QEMU_MIB, DOM0_WITH_QEMU_MIB) if qemu else (MEMORY_MIB, DOM0_MIB)
+        super().__init__(f"{APPEND.format(dom0)} {append}".strip(), memory_mib or usual, cpu or CPU)
         self._xen = xen
+        self._qemu = qemu
 
     def packages(self, *, own_kernel: bool) -> list[Choice]:
         """See Image."""
         user = Choice(("busybox-static", "dropbear-bin"), ("lib", "zlib1g"))
-        xen = Choice((SYSTEM_PACKAGE,), ("lib", "xen", "zlib1g"))
+        qemu = (QEMU, "seabios", "qemu-system-data") if self._qemu else ()
+        xen = Choice((SYSTEM_PACKAGE, *qemu), ("lib", "xen", "zlib1g"))
         kernel = [] if own_kernel else [Choice((KERNEL_PACKAGE,), ("linux-",))]
         return [user, xen, *kernel]
 
@@ -62,6 +72,8 @@ class XenImage(Image):
         root = new_root(packages, "nsvm-xen", suite, user, host)
         root.modules(kernel, MODULES, {})
         _add_toolstack(root, packages)
+        if self._qemu:
+            _add_qemu(root, packages)
         return {
             "xen": uncompressed(self._xen or packages.need("boot/xen-*-amd64.gz", "boot/xen-*.gz")),
             "vmlinuz": kernel.image.read_bytes(),
@@ -78,7 +90,7 @@ class XenImage(Image):
 
     def fingerprint(self) -> list[str]:
         """See Image."""
-        return [*COMMON, *MODULES, *PROGRAMS, *TOOLS, *STORE_TOOLS, RC, XL_CONF]
+        return [*COMMON, *MODULES, *PROGRAMS, *TOOLS, *STORE_TOOLS, RC, XL_CONF, *((DEVICE_MODEL, *DEVICE_MODEL_DATA) if self._qemu else ())]
 
 
 def uncompressed(path: Path) -> bytes:
@@ -105,3 +117,12 @@ def _add_toolstack(root: Root, packages: Packages) -> None:
         root.program(f"usr/bin/{name}")
     root.text("etc/xen/xl.conf", XL_CONF)
     root.text("etc/fstab", "")
+
+
+def _add_qemu(root: Root, packages: Packages) -> None:
+    """The device model of HVM guests, and what makes them boot: xl gives hvmloader the BIOS."""
+    root.program(DEVICE_MODEL)
+    for name in DEVICE_MODEL_DATA:
+        root.data(name, packages.need(name))
+    loader = packages.need("usr/lib/xen-*/boot/hvmloader")
+    root.data(f"usr/lib/{loader.parent.parent.name}/boot/hvmloader", loader)

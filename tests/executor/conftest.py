@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness.cli import machine as commands
 from harness.link import LinkError
 from harness.targets import names
 from harness.targets.base import Target, TargetOptions
@@ -19,7 +19,7 @@ MakeTarget = Callable[..., Target]
 
 @pytest.fixture(scope="session", autouse=True)
 def built() -> None:
-    subprocess.run(["make", "-s", "-C", str(BUILD.parent)], check=True, timeout=300, stdout=subprocess.DEVNULL)
+    commands.build_executor()
 
 
 def options(workdir: Path, **changes: object) -> TargetOptions:

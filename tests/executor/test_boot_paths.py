@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -192,10 +194,17 @@ def test_a_machine_without_svm_boots_and_vmrun_is_ud(target: MakeTarget) -> None
 GRUB = {"grub-mkrescue": "grub-common, grub-pc-bin", "xorriso": "xorriso", "mformat": "mtools"}
 
 
+def lacking(what: str) -> NoReturn:
+    """Leaves the test out; where the project's own tests run by themselves (CI is set) it fails."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
 def test_multiboot2_through_grub(target: MakeTarget, tmp_path: Path) -> None:
     for program, package in GRUB.items():
         if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed (Debian: {package})")
+            lacking(f"{program} is not installed (Debian: {package})")
     path = bundle(tmp_path)
     boot = tmp_path / "iso/boot"
     (boot / "grub").mkdir(parents=True)
@@ -208,7 +217,7 @@ def test_multiboot2_through_grub(target: MakeTarget, tmp_path: Path) -> None:
         ["grub-mkrescue", "-o", str(iso), str(boot.parent)], capture_output=True, text=True, timeout=120, check=False
     )
     if missing := re.search(r"(\S+): (?:command )?not found", made.stderr):
-        pytest.skip(f"grub-mkrescue needs {missing[1]}")
+        lacking(f"grub-mkrescue needs {missing[1]}")
     assert made.returncode == 0, made.stderr
 
     machine = Machine.boot(target("qemu-disk", disk_image=iso, cpus=2))

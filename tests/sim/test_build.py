@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from harness.sim import build as building
 from harness.sim import outer_qemu
 from harness.sim.build import build
 from harness.sim.error import SimError
+from harness.sim.lock import locked
 from harness.sim.packages import Choice, Package, PackageView
 from harness.sim.state import STATE, State
 from harness.sim.wanted import Wanted
@@ -29,7 +31,6 @@ PACKAGES = [Package("linux-image-cloud-amd64", "6.12.117-1", "linux.deb", 1, "")
         ({"kind": "kvm", "modules": Path("/")}, "--modules DIR belongs to --kernel"),
         ({"kind": "kvm", "kernel": Path("/nonexistent")}, "--kernel /nonexistent: no such file"),
         ({"kind": "xen", "xen": Path("/nonexistent")}, "--xen /nonexistent: no such file"),
-        ({"kind": "xen", "with_qemu": True}, "--with-qemu is for"),
         ({"kind": "kvm", "qemu": "a", "outer_suite": "b"}, "give one"),
         ({"kind": "kvm", "memory_mib": 3}, "--memory-mib must be"),
     ],
@@ -88,7 +89,52 @@ def test_it_is_built_once(made: list[str]) -> None:
     state, new = build(Wanted("kvm"), quiet)
     assert (state.name, new, made) == ("kvm", False, ["kvm"])
     assert build(Wanted("kvm"), quiet, force=True)[1]
-    assert not [path for path in state.directory.parent.iterdir() if path.name.startswith(".kvm-")]
+    assert sorted(path.name for path in state.directory.parent.iterdir()) == [".kvm.lock", "kvm"]
+
+
+def test_what_a_killed_build_left_is_removed(made: list[str], tmp_path: Path) -> None:
+    (tmp_path / "sim/.kvm.draft/kvm").mkdir(parents=True)
+    (tmp_path / "sim/.kvm.draft/kvm/initrd").touch()
+    state, new = build(Wanted("kvm"), quiet)
+    assert new and not (state.directory / "initrd").exists()
+    assert not (tmp_path / "sim/.kvm.draft").exists()
+
+
+def test_two_builds_wait_for_each_other_and_say_so(made: list[str], tmp_path: Path) -> None:
+    said: list[str] = []
+    waits = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "waiting for that" in text:
+            waits.set()
+
+    with locked(tmp_path / "sim/.kvm.lock"):
+        other = threading.Thread(target=build, args=(Wanted("kvm"), say), daemon=True)
+        other.start()
+        assert waits.wait(10), said
+        assert made == []
+    other.join(10)
+    assert made == ["kvm"] and not other.is_alive()
+
+
+def test_a_state_says_what_built_it(made: list[str], tmp_path: Path) -> None:
+    kernel = tmp_path / "a bzImage"
+    kernel.touch()
+    wanted = Wanted("kvm", "trixie", name="kvm-mine", kernel=kernel, append="x=1 y", with_qemu=True)
+    assert wanted.command() == (
+        f"./nsvm sim build kvm --suite trixie --name kvm-mine --kernel '{kernel}' --append 'x=1 y' --with-qemu"
+    )
+    assert Wanted("xen").command() == "./nsvm sim build xen"
+
+
+def test_own_builds_of_qemu_count_by_their_content(made: list[str]) -> None:
+    program = outer_qemu.find(None).program
+    mine = Wanted("kvm", qemu=str(program))
+    build(mine, quiet)
+    assert not build(mine, quiet)[1]
+    program.write_text(program.read_text() + "# another build of that version\n")
+    assert build(mine, quiet)[1]
 
 
 def test_a_state_file_that_was_lost_is_made_again(made: list[str]) -> None:
@@ -130,6 +176,7 @@ def test_own_kernels_count_by_their_content(made: list[str], tmp_path: Path) -> 
         (Wanted("kvm"), "kvm"),
         (Wanted("kvm", suite="trixie"), "kvm@6.12"),
         (Wanted("kvm", with_qemu=True), "kvm-qemu"),
+        (Wanted("xen", with_qemu=True), "xen-hvm"),
         (Wanted("kvm", qemu="/x"), "kvm-on-qemu-7.2"),
         (Wanted("kvm", name="kvm-x"), "kvm-x"),
     ],

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from harness.cli import sim
+from harness.cli import machine, sim
 from harness.cli.command import Parser
 from harness.cli.console import EXIT_USAGE, HarnessError, UserError
 from harness.sim.error import SimError
+from harness.sim.state import State, load
 from harness.targets.base import TargetError, TargetOptions
 from harness.targets.sim_host import SimHost
 
@@ -93,3 +98,60 @@ def test_a_target_that_is_not_built(tmp_path: Path) -> None:
         target.start()
     target.stop()
     target.close()
+
+
+@pytest.fixture
+def state(home: Path, monkeypatch: pytest.MonkeyPatch) -> State:
+    """A state that no guest was asked on yet, and nothing to build."""
+    (home / "kvm").mkdir(parents=True)
+    made = State(
+        directory=home / "kvm",
+        kind="kvm",
+        suite="bookworm",
+        inputs="",
+        argv=("qemu", "-accel", "tcg"),
+        qemu_version="QEMU 7.2",
+        qemu_stamp=(0, 0),
+        l0_version="KVM of Linux 6.1",
+        l0_version_tuple=(6, 1),
+        host_key="ssh-ed25519 AAAA",
+        paused=False,
+    )
+    made.save()
+    monkeypatch.setattr(sim, "missing_build_tools", list)
+    monkeypatch.setattr(machine, "build_executor", lambda: None)
+    monkeypatch.setattr(machine, "build_host_program", lambda: None)
+    return made
+
+
+def guest_with(edx: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def running(name: str, programs: machine.Programs, *, use_lane: bool) -> Iterator[SimpleNamespace]:
+        if edx is None:
+            raise HarnessError(f"{name} did not start: x")
+        leaves = {(sim.SVM_LEAF, 0): (1, 2, 0, edx)}
+        yield SimpleNamespace(hello=SimpleNamespace(cpuid=SimpleNamespace(leaves=leaves)))
+
+    monkeypatch.setattr(machine, "running", running)
+
+
+def test_what_a_guest_sees_is_kept(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest_with(9, monkeypatch)
+    assert sim._seen_by_guest(state).edx == 9
+    assert load("kvm").edx == 9
+
+
+def test_a_guest_that_does_not_start_is_a_warning(
+    state: State, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest_with(None, monkeypatch)
+    assert sim._seen_by_guest(state) == state
+    assert "warning: no guest was started there: sim:kvm did not start: x" in capsys.readouterr().err
+
+
+def test_what_somebody_has_built_anew_is_not_overwritten(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest_with(9, monkeypatch)
+    anew = dataclasses.replace(state, host_key="ssh-ed25519 BBBB")
+    anew.save()
+    sim._seen_by_guest(state)
+    assert load("kvm") == anew

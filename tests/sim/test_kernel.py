@@ -59,6 +59,14 @@ def test_what_cannot_be_unpacked_is_said(kernel: Kernel, monkeypatch: pytest.Mon
         kernel.load_order(["irqbypass"])
 
 
+@pytest.mark.parametrize("path", ["kernel/irqbypass.ko.gz", "kernel/arch/x86/kvm/kvm.ko.xz"])
+def test_a_damaged_module_is_named(kernel: Kernel, path: str) -> None:
+    assert kernel.modules
+    (kernel.modules / "lib/modules/6.1.0" / path).write_bytes(b"nothing of the sort")
+    with pytest.raises(SimError, match=Path(path).name):
+        kernel.load_order(["kvm", "irqbypass"])
+
+
 def test_names_are_the_kernels(kernel: Kernel) -> None:
     assert depends(module("xen-privcmd", "x")) == ["xen_privcmd", "x"]
     assert depends(b"no module") == []

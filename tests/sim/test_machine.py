@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import socket
+import time
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -11,7 +13,7 @@ from harness.sim import probe, pvh
 from harness.sim.image import Image
 from harness.sim.kvm_image import KvmImage
 from harness.sim.machine import fill
-from harness.sim.serial_log import fatal_line
+from harness.sim.serial_log import CONSOLE_KEPT, SerialLog, fatal_line
 from harness.sim.xen_image import XenImage
 
 OOPS = """\
@@ -57,7 +59,23 @@ def test_what_a_console_says_of_a_broken_host(console: str, said: str | None) ->
     assert fatal_line(console) == said
 
 
-@pytest.mark.parametrize("image", [KvmImage("", None, None, qemu=False), XenImage("", None, None, None)])
+def test_a_broken_host_stays_broken_whatever_it_says_after_that() -> None:
+    ours, theirs = socket.socketpair()
+    log = SerialLog(ours)
+    end = time.monotonic() + 10
+    with theirs:
+        theirs.sendall(OOPS.encode())
+        while log.fatal() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        theirs.sendall(b"[   10.0] and more\n" * (CONSOLE_KEPT // 10))
+        while "Oops" in log.text() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert "Oops" not in log.text()
+        assert (log.fatal() or "").startswith("the host's kernel is broken: BUG: unable to handle page fault")
+    log.close()
+
+
+@pytest.mark.parametrize("image", [KvmImage("", None, None, qemu=False), XenImage("", None, None, None, qemu=False)])
 def test_qemu_is_called_with_nothing_to_race_for(image: Image) -> None:
     argv = fill(["qemu", *image.argv()], qmp=7, console=8, incoming=9)
     assert argv[-2:] == ["-incoming", "fd:9"]

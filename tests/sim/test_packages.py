@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def test_the_view_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
     assert all("signed-by=" in line for line in sources)
     configuration = (tmp_path / "view/apt.conf").read_text()
+    assert (tmp_path / "view/apt.conf").stat().st_mode & 0o077 == 0, "proxies may have passwords"
     assert f'Dir::State "{tmp_path}/view";' in configuration
     assert "/var/lib" not in configuration and "/etc/apt" not in configuration
 
@@ -99,6 +101,21 @@ def test_without_network_the_lists_of_before_are_used(tmp_path: Path, monkeypatc
         offline.refresh() == "apt could not read the lists of bookworm: no network; going on with the lists of before"
     )
     assert [package.name for package in offline.choose([Choice(("busybox-static",))])] == ["busybox-static"]
+
+
+def test_a_network_that_swallows_everything_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "UPDATE_DEADLINE_S", 0.1)
+    apt = tmp_path / "bin/apt-get"
+    apt.parent.mkdir()
+    apt.write_text("#!/bin/sh\nexec sleep 60\n")
+    apt.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{apt.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(packages, "KEYRING", apt)
+    stuck = PackageView("bookworm", tmp_path / "view")
+    with pytest.raises(SimError, match="could not read the lists of bookworm: not done after 0 s"):
+        stuck.refresh()
+    (tmp_path / "view/lists/x_Packages.lz4").touch()
+    assert "going on with the lists of before" in (stuck.refresh() or "")
 
 
 def test_why_a_package_is_not_there_is_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,5 +153,5 @@ def test_a_folder_apt_cannot_name_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_what_is_no_package_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.deb").write_bytes(b"nothing")
-    with pytest.raises(SimError, match=r"x\.deb cannot be unpacked"):
+    with pytest.raises(SimError, match=r"/x\.deb cannot be unpacked \(remove it if it is damaged\)"):
         packages.unpack(tmp_path / "x.deb", tmp_path / "into")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.hosts import program
+from harness.cli import machine
 from harness.link import Hello, Link
 from harness.sim import state as states
 from harness.sim.error import SimError
@@ -45,8 +45,8 @@ def state() -> states.State:
 
 @pytest.fixture
 def target(state: states.State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimHost]:
-    for folder in (BUILD.parent, program.PATH.parents[1]):
-        subprocess.run(["make", "-s", "-C", str(folder)], check=True, timeout=300)
+    machine.build_executor()
+    machine.build_host_program()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     made = SimHost("sim:kvm", TargetOptions(tmp_path, BUILD / "executor.elf", BUILD / "disk.img"))
     yield made
@@ -121,7 +121,9 @@ def test_a_state_file_that_is_cut_short(state: states.State, tmp_path: Path, mon
     os.truncate(tmp_path / "kvm" / states.STATE, 1 << 20)
     target = SimHost("sim:kvm", TargetOptions(tmp_path, BUILD / "executor.elf", BUILD / "disk.img"))
     try:
-        with pytest.raises(TargetError, match="sim:kvm did not come up: ") as caught:
+        with pytest.raises(
+            TargetError, match=r"sim:kvm did not come up: .*, run \./nsvm sim build kvm --force\)"
+        ) as caught:
             target.start()
         assert "\n" not in str(caught.value)
     finally:

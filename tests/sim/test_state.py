@@ -14,6 +14,7 @@ from harness.sim import outer_qemu
 from harness.sim import state as states
 from harness.sim.error import SimError
 from harness.sim.machine import OuterMachine
+from harness.sim.packages import Package, PackageView
 from harness.sim.state import State
 
 
@@ -70,7 +71,9 @@ def test_names_that_cannot_be(name: str) -> None:
         ("kvm", "./nsvm sim build kvm"),
         ("xen", "./nsvm sim build xen"),
         ("kvm@6.12", "./nsvm sim build kvm --suite trixie"),
-        ("xen-mine", "./nsvm sim build xen --name xen-mine"),
+        ("kvm-qemu", "./nsvm sim build kvm --with-qemu"),
+        ("kvm-on-qemu-10.0", "./nsvm sim build kvm --outer-suite trixie"),
+        ("xen-mine", "./nsvm sim build xen --name xen-mine ..."),
     ],
 )
 def test_what_is_not_built_says_how_to_build_it(name: str, command: str) -> None:
@@ -107,6 +110,34 @@ def test_another_version_is_not(state: State) -> None:
     changed = dataclasses.replace(state, qemu_stamp=(0, 0), qemu_version="QEMU 7.2.21 (Debian)")
     with pytest.raises(SimError, match=r"built with QEMU 7\.2\.21 .* is QEMU 7\.2\.22 .* now: run .* --force"):
         outer_qemu.check_unchanged(changed)
+
+
+def test_what_built_it_is_what_builds_it_again(state: State) -> None:
+    mine = "./nsvm sim build kvm --suite sid --kernel /src/bzImage"
+    changed = dataclasses.replace(state, qemu_stamp=(0, 0), qemu_version="QEMU 1.0", command=mine)
+    with pytest.raises(SimError) as caught:
+        outer_qemu.check_unchanged(changed)
+    assert str(caught.value).endswith(f": run {mine} --force")
+
+
+def test_a_suites_qemu_is_run_by_that_suites_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian 12's lib64 is an absolute link, so below the tree it leads to this machine's loader."""
+
+    def unpack(archive: Path, into: Path) -> None:
+        for folder in ("lib/x86_64-linux-gnu", "lib64", "usr/bin"):
+            (into / folder).mkdir(parents=True)
+        (into / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2").write_text("theirs")
+        (into / "lib64/ld-linux-x86-64.so.2").symlink_to(tmp_path / "ours")
+
+    (tmp_path / "ours").write_text("ours")
+    package = Package(outer_qemu.PACKAGE, "1:7.2", "q.deb", 1, "")
+    view = PackageView("bookworm", tmp_path / "view")
+    monkeypatch.setattr(view, "resolve", lambda wanted: [package])
+    monkeypatch.setattr(view, "fetch", lambda wanted: [tmp_path / package.file])
+    monkeypatch.setattr(outer_qemu, "unpack", unpack)
+    monkeypatch.setattr(outer_qemu, "version", lambda command: "QEMU 7.2")
+    found = outer_qemu.from_suite(view, tmp_path / "qemu")
+    assert Path(found.command[0]).read_text() == "theirs"
 
 
 def test_a_qemu_that_is_gone(state: State) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import machine
 from harness.frames import bundle_image
 from harness.link import Hello, Link, LinkClosed, LinkError, LinkTimeout
 from harness.steps import mem_read
@@ -31,7 +32,7 @@ Make = Callable[..., Target]
 
 @pytest.fixture(scope="session", autouse=True)
 def built() -> None:
-    subprocess.run(["make", "-s", "-C", str(BUILD.parent)], check=True, timeout=300)
+    machine.build_executor()
 
 
 @pytest.fixture

@@ -72,7 +72,9 @@ def test_a_child_is_stopped_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_child_that_ignores_sigterm_is_killed_in_time(tmp_path: Path) -> None:
     child = Child(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"], cwd=tmp_path)
+    end = time.monotonic() + 10
     while "ready" not in child.log():
+        assert child.alive() and time.monotonic() < end
         time.sleep(0.01)
     began = time.monotonic()
 
