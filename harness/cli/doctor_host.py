@@ -65,8 +65,6 @@ def _boot(report: Report, programs: machine.Programs) -> list[Finding]:
     try:
         with machine.running(report.target, programs) as now:
             took_s, cpuid = now.start_s, now.hello.cpuid
-            close = getattr(now.target, "close", now.target.stop)
-            close()
     except (HarnessError, UserError, HostError) as error:
         return [Finding(False, "L1", f"a guest was started, and did not come up: {error}")]
     report.edx = cpuid.svm_bits

@@ -109,7 +109,7 @@ class Connection:
         except TimeoutError:
             if not self.alive():
                 raise self._lost() from None
-            what = shlex.split(script, posix=False)[0] if script.strip() else script
+            what = "".join(script.split()[:1])[:60]
             said = printable(bytes(err), 4096)
             raise HostError(
                 f"host {self.name}: a command ({what} ...) did not end within {deadline_s:.0f} s", said, passing=True
@@ -122,11 +122,15 @@ class Connection:
         """Starts shell text whose stdin, stdout and stderr are the channel. Raises HostError."""
         if not self.alive():
             raise self._lost()
+        channel: paramiko.Channel | None = None
         try:
             channel = self._transport.open_session(timeout=deadline_s)
             channel.settimeout(deadline_s)
             channel.exec_command(f"exec sh -c {shlex.quote(command)}")
         except (paramiko.SSHException, EOFError, OSError) as error:
+            with contextlib.suppress(Exception):
+                if channel is not None:
+                    channel.close()
             if not self.alive():
                 raise self._lost() from None
             said = str(error) or type(error).__name__
@@ -172,12 +176,12 @@ class Connection:
     def _connect(self, place: Place, deadline_s: float) -> paramiko.Transport:
         deadline = time.monotonic() + deadline_s
         sock: socket.socket | paramiko.Channel
-        if place.proxy is None:
-            sock = dial(place, deadline_s)
-        else:
-            self._jump = Connection(self.spec, deadline_s=deadline_s, place=place.proxy)
-            sock = self._jump._forward(place, deadline - time.monotonic())
         try:
+            if place.proxy is None:
+                sock = dial(place, deadline_s)
+            else:
+                self._jump = Connection(self.spec, deadline_s=deadline_s, place=place.proxy)
+                sock = self._jump._forward(place, deadline - time.monotonic())
             return login(place, sock, deadline - time.monotonic())
         except BaseException:
             if self._jump is not None:
@@ -192,7 +196,6 @@ class Connection:
                 "direct-tcpip", (place.address, place.port), here, timeout=max(deadline_s, 0.1)
             )
         except (paramiko.SSHException, EOFError, OSError) as error:
-            self.close()
             raise HostError(
                 f"host {place.name}: {self.place.address} does not reach {place.address} port {place.port}: {error}",
                 passing=True,

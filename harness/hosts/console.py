@@ -13,6 +13,7 @@ from harness.targets.base import ConsoleClosed, ConsoleTimeout
 
 LOG_KEPT = 64 * 1024
 CHUNK = 65536
+LOG_EVERY_S = 0.05
 
 
 class ChannelConsole:
@@ -92,6 +93,13 @@ class ChannelConsole:
 
     def _read_log(self) -> None:
         with contextlib.suppress(Exception):
-            while data := self._channel.recv_stderr(CHUNK):
+            while True:
+                try:
+                    data = self._channel.recv_stderr(CHUNK)
+                except TimeoutError:  # what read() and write() set for themselves holds for this stream too
+                    time.sleep(LOG_EVERY_S)
+                    continue
+                if not data:
+                    return
                 self._log += data
                 del self._log[:-LOG_KEPT]

@@ -112,7 +112,7 @@ def _lease(text: str) -> Finding:
         at = lines.index("now")
         holder = _Holder(*lines[:4])
         now, boot = int(lines[at + 1]), lines[at + 2]
-        ages = [now - int(beat) for beat in lines[at + 3 :] if beat.isdecimal()]
+        ages = [now - int(beat) for beat in lines[at + 3 :] if beat.strip().isdecimal()]
     except (ValueError, IndexError, TypeError):
         return Finding(None, "lease", f"cannot be read: {text.splitlines()[0][:100]!r}; the next run says more")
     who = f"{holder.who}, run {holder.run}, since {holder.since}"

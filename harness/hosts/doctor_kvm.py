@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from harness.hosts.cpu_bits import of_cpuinfo
 from harness.hosts.finding import Finding
+from harness.hosts.kvm import QEMU
 from harness.hosts.spec import HostSpec
 
 RELOAD = "with no guest running: modprobe -r kvm_amd && modprobe kvm_amd nested=1 npt=1"
@@ -117,12 +118,14 @@ def _memory(facts: Facts, spec: HostSpec) -> Finding:
 def _qemu(facts: Facts, spec: HostSpec) -> Finding:
     lines = facts["qemu"].splitlines()
     needed = spec.vmm == "qemu"
+    named = spec.vmm_path or QEMU
+    if needed and len(lines) >= 2 and lines[0] != named and not lines[0].endswith(f"/{named}"):
+        return Finding(False, "QEMU", f"there is no {named}, but {lines[0]}", f'set vmm_path = "{lines[0]}"')
     if len(lines) >= 2:
         told = f"{lines[1][:100]}, {lines[0]}"
         return Finding(True, "QEMU", told) if needed else Finding(None, "QEMU", f"{told} (not needed)")
     if not needed:
         return Finding(None, "QEMU", 'not there, and not needed: vmm = "small" brings its own')
-    named = spec.vmm_path or "qemu-system-x86_64"
     return Finding(False, "QEMU", f"there is no {named}", 'apt-get install qemu-system-x86, or set vmm = "small"')
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from harness.hosts.cpu_bits import of_xen_log
 from harness.hosts.finding import Finding
 from harness.hosts.spec import HostSpec
+from harness.hosts.xen_config import MODEL_PACKAGE
 
 REQUIRED_SINCE = (4, 19)
 REQUIRED = ("LbrVirt", "NRIPS", "FlushByAsid", "DecodeAssists")
@@ -41,6 +42,8 @@ def xen_findings(facts: Facts, spec: HostSpec) -> Iterator[Finding]:
         yield Finding(False, "xl", f"`xl info` fails: {said[:160]}", "log in as root; see that xenstored runs")
         return
     yield Finding(True, "xl", path)
+    if spec.vmm == "hvm":
+        yield _device_model(facts["model"].splitlines())
     yield from _hypervisor(facts, info, spec)
 
 
@@ -67,6 +70,14 @@ def _hypervisor(facts: Facts, info: Mapping[str, str], spec: HostSpec) -> Iterat
     told = f"{free} MiB of Xen's are free, {wanted} wanted for {spec.workers} guest{'s' * (spec.workers > 1)}"
     enough = int(free) >= wanted
     yield Finding(enough, "memory", told, "" if enough else "xl mem-set Domain-0 LESS, or dom0_mem= for good")
+
+
+def _device_model(lines: list[str]) -> Finding:
+    if not lines:
+        return Finding(None, "QEMU", "not known: xl's library does not say which it takes for HVM guests")
+    if "there" in lines[1:]:
+        return Finding(True, "QEMU", lines[0])
+    return Finding(False, "QEMU", f"there is no {lines[0]}, for HVM guests", f"apt-get install {MODEL_PACKAGE}")
 
 
 def _nested(info: Mapping[str, str], bits: list[str]) -> Finding:

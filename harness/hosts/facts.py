@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from harness.frames import printable
+from harness.hosts.kvm import QEMU
 from harness.hosts.sections import Sections
 from harness.hosts.spec import HostSpec
 from harness.hosts.watch import Host
+from harness.hosts.xen_config import DEVICE_MODEL
 
 DEADLINE_S: Final = 30.0
 ANSWER_MAX: Final = 64 * 1024
@@ -46,8 +48,10 @@ def commands(spec: HostSpec) -> dict[str, str]:
     where = shlex.quote(spec.workdir)
     asked = dict(_COMMANDS)
     asked |= _XEN if spec.l0 == "xen" else _KVM
+    if spec.vmm == "hvm":
+        asked["model"] = DEVICE_MODEL
     asked["qemu"] = (
-        f"for q in {shlex.quote(spec.vmm_path or 'qemu-system-x86_64')} /usr/libexec/qemu-kvm /usr/bin/kvm; do "
+        f"for q in {shlex.quote(spec.vmm_path or QEMU)} /usr/libexec/qemu-kvm /usr/bin/kvm; do "
         'command -v "$q" && "$q" --version | head -n 1 && break; done'
     )
     asked["workdir"] = (

@@ -46,22 +46,22 @@ class Follower:
         self._newest_us = 0
         self._old_until: int | None = None
         self._stream: Stream | None = None
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, host: Opens) -> None:
         """Begins anew over a connection, without waiting. What had come before the first time is left out."""
         self.stop()
-        self._stopping = False
+        stopping = self._stopping = threading.Event()  # each thread has its own: one that ends late stays stopped
         self.why_not = ""
         self.greeted.clear()
         self._stream = host.open(FOLLOW)
-        self._thread = threading.Thread(target=self._follow, args=(host,), daemon=True, name="kernel log")
+        self._thread = threading.Thread(target=self._follow, args=(host, stopping), daemon=True, name="kernel log")
         self._thread.start()
 
     def stop(self) -> None:
         """Ends it. May be called again."""
-        self._stopping = True
+        self._stopping.set()
         if self._stream is not None:
             with contextlib.suppress(Exception):  # whatever a dead connection says to that
                 self._stream.close()
@@ -77,25 +77,27 @@ class Follower:
             before = now
             time.sleep(still_s)
 
-    def _follow(self, host: Opens) -> None:
+    def _follow(self, host: Opens, stopping: threading.Event) -> None:
         for _ in range(REOPENS_MAX):
-            self._read()
-            if self._stopping or self.why_not:
-                break
-            time.sleep(REOPEN_S)  # `cat` ends where the log overtakes it; what was lost is counted by the numbers
+            self._read(stopping)
+            # `cat` ends where the log overtakes it; what was lost is counted by the numbers.
+            if self.why_not or stopping.wait(REOPEN_S):
+                return
             try:
-                self._stream = host.open(FOLLOW)
+                stream = self._stream = host.open(FOLLOW)
+                if stopping.is_set():  # meanwhile: then the one before was closed, and this one is nobody's
+                    stream.close()
             except Exception as error:
-                self._ended(error)
-                break
-        self.why_not = self.why_not or "the kernel's log is no longer followed: it came too fast"
+                self._ended(error, stopping)
+                return
+        self.why_not = "the kernel's log is no longer followed: it came too fast"
 
-    def _ended(self, error: Exception) -> None:
+    def _ended(self, error: Exception, stopping: threading.Event) -> None:
         """The connection is gone; who uses it for more than evidence will be told."""
-        if not self._stopping:
+        if not stopping.is_set():
             self.why_not = f"the connection ended: {str(error)[:200] or type(error).__name__}"
 
-    def _read(self) -> None:
+    def _read(self, stopping: threading.Event) -> None:
         """Reads one stream to its end."""
         parser, stream = Parser(), self._stream
         try:
@@ -108,7 +110,7 @@ class Follower:
                     else:
                         self._take(item)
         except Exception as error:
-            self._ended(error)
+            self._ended(error, stopping)
 
     def _head(self, header: Header) -> None:
         match header.what:

@@ -71,16 +71,8 @@ class Hold:
         """A connection to the host, which is ours, and has all files that guests need."""
         connection = self.look()
         self._l0 = l0
-        if self._lease is None or self._lease.host is not connection:
-            lease = Lease(connection, self.worker, self.run)
-            lease.acquire(lambda: self._clean_others(connection, l0))
-            self._lease = lease
-            if self.boot_id not in ("", lease.boot_id):
-                self.reboots += 1
-                self.story.append(f"host {self.spec.name} has rebooted")
-            self.boot_id = lease.boot_id
-            if lease.took_over:
-                self.story.append(f"host {self.spec.name}: cleaned up what a dead run had left (run {lease.took_over})")
+        if self._lease is None or self._lease.host is not connection or not self._lease.held:
+            self._take(connection, l0)
         if self._files_at is not connection:
             for name, content in l0.files().items():
                 try:
@@ -103,7 +95,7 @@ class Hold:
         if self.watch is not None:
             self.watch.detach()
         try:
-            if lease is not None and l0 is not None:
+            if lease is not None and l0 is not None and (connection.alive() or lease.boot_id):
                 if not connection.alive():
                     connection.close()
                     connection = Connection(self.spec, deadline_s=LAST_TRY_S)
@@ -115,6 +107,21 @@ class Hold:
             self.story.append(f"left as it is, the next run cleans up: {error}")
         finally:
             connection.close()
+
+    def _take(self, connection: Connection, l0: L0) -> None:
+        if self._lease is not None and self._lease.host is connection and self._lease.boot_id:
+            # As for a run that was stopped for so long that another took over.
+            self.story.append(f"host {self.spec.name}: it is no longer ours, the lease is gone")
+        self._files_at = None  # whoever had the host meanwhile has emptied the folder
+        # Known before it is ours, as Ctrl-C may come at any time.
+        lease = self._lease = Lease(connection, self.worker, self.run)
+        lease.acquire(lambda: self._clean_others(connection, l0))
+        if self.boot_id not in ("", lease.boot_id):
+            self.reboots += 1
+            self.story.append(f"host {self.spec.name} has rebooted")
+        self.boot_id = lease.boot_id
+        if lease.took_over:
+            self.story.append(f"host {self.spec.name}: cleaned up what a dead run had left (run {lease.took_over})")
 
     def _use(self, connection: Connection) -> None:
         if self._connection is not None:

@@ -26,7 +26,7 @@ echo "vendor=$(sed -n 's/^vendor_id[[:space:]]*: //p' /proc/cpuinfo | head -n 1)
 grep -qw svm /proc/cpuinfo && echo svm=1
 [ -c /dev/kvm ] && echo kvm=1
 [ -r /dev/kvm ] && [ -w /dev/kvm ] && echo open=1
-for p in nested npt; do echo "$p=$(cat /sys/module/kvm_amd/parameters/$p 2>/dev/null)"; done
+echo "nested=$(cat /sys/module/kvm_amd/parameters/nested 2>/dev/null)"
 echo "qemu=$(command -v QEMU)"
 id -un | sed 's/^/user=/'
 """
@@ -138,8 +138,6 @@ def missing(facts: Mapping[str, str], spec: HostSpec) -> list[str]:
         lines.append(f"/dev/kvm may not be opened by {user}: usermod -aG kvm {user} (and connect again), or be root")
     if "kvm" in facts and facts.get("nested") not in ("1", "Y"):
         lines.append("KVM offers no nested SVM: modprobe -r kvm_amd && modprobe kvm_amd nested=1 (no guest may run)")
-    if "kvm" in facts and facts.get("npt") not in ("1", "Y", None, ""):
-        lines.append("KVM runs without nested paging: modprobe -r kvm_amd && modprobe kvm_amd nested=1 npt=1")
     if spec.vmm == "qemu" and not facts.get("qemu"):
         name = spec.vmm_path or QEMU
         lines.append(f"there is no {name}: apt install qemu-system-x86, or use vmm = small")

@@ -57,7 +57,12 @@ class Lease:
         self.took_over: str | None = None
         self._holder = holder or holder_text()
         self._beat: paramiko.Channel | None = None
-        self._me = f"{self.worker}.{secrets.token_hex(4)}"  # a new one for each connection, see _BEAT
+        self._me = f"{self.worker}.{secrets.token_hex(4)}"  # a new one for each connection, see BEAT
+
+    @property
+    def held(self) -> bool:
+        """Whether it is ours, as far as is known: its sign of life is still taken, which needs the folder as it was."""
+        return self._beat is not None and not self._beat.closed and not self._beat.exit_status_ready()
 
     def acquire(self, clean: Callable[[], object] = lambda: None) -> None:
         """Takes the host, or joins the other workers of the run. `clean` is called if a dead run had it, or nobody.
@@ -78,7 +83,12 @@ class Lease:
         self._beat = self.host.open(self._with_names(BEAT))
         self.host.on_beat = self.beat
         if said != "JOIN":
-            clean()
+            try:
+                clean()
+            except HostError:
+                with contextlib.suppress(HostError):  # or the next try would join us, and clean nothing
+                    self.release()
+                raise
 
     def beat(self) -> None:
         """A sign of life. Called by the connection's keeper."""

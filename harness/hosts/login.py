@@ -9,12 +9,12 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import paramiko
 
 from harness.hosts.errors import HostError
+from harness.hosts.keys import Keys
+from harness.hosts.known_hosts import check_key, known_keys
 from harness.hosts.ssh_config import Place
 
 PASSWORD_VARIABLE = "NSVM_SSH_PASSWORD"
@@ -55,17 +55,17 @@ def login(place: Place, sock: socket.socket | paramiko.Channel, deadline_s: floa
     deadline = time.monotonic() + deadline_s
     transport: paramiko.Transport | None = None
     try:
-        known = _known_keys(place)
+        known = known_keys(place)
         transport = paramiko.Transport(sock)
         transport.set_log_channel(LOGGER)
         transport.daemon = True
-        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = max(deadline_s, 0.1)
+        transport.banner_timeout = transport.handshake_timeout = max(deadline_s, 0.1)
         if known:
             options = transport.get_security_options()
             wanted = {name for key in known for name in _algorithms(key.get_name())}
             options.key_types = sorted(options.key_types, key=lambda name: name not in wanted)
         transport.start_client(timeout=max(deadline_s, 0.1))
-        _check_key(place, known, transport.get_remote_server_key())
+        check_key(place, transport.get_remote_server_key())
         _authenticate(place, transport, deadline)
     except HostError:
         _drop(transport, sock)
@@ -84,54 +84,16 @@ def login(place: Place, sock: socket.socket | paramiko.Channel, deadline_s: floa
     return transport
 
 
-def fingerprint(key: paramiko.PKey) -> str:
-    """As ssh shows it."""
-    return f"{key.get_name()} {key.fingerprint}"
-
-
-def _known_keys(place: Place) -> list[paramiko.PKey]:
-    keys: list[paramiko.PKey] = []
-    for path in place.known_hosts:
-        known = paramiko.HostKeys()
-        try:
-            known.load(str(path))
-        except FileNotFoundError:
-            continue
-        except Exception as error:  # paramiko lets through what its parsers raise
-            raise HostError(f"host {place.name}: {path} cannot be read: {error}") from None
-        keys += list((known.lookup(place.key_name) or {}).values())
-    return keys
-
-
 def _algorithms(key_type: str) -> tuple[str, ...]:
     return ("rsa-sha2-512", "rsa-sha2-256") if key_type == "ssh-rsa" else (key_type,)
-
-
-def _check_key(place: Place, known: list[paramiko.PKey], offered: paramiko.PKey) -> None:
-    if offered in known:
-        return
-    port = f" -p {place.port}" if place.port != 22 else ""
-    own = place.known_hosts[0]
-    if known:
-        raise HostError(
-            f"host {place.name}: the host key of {place.key_name} has changed: known is "
-            f"{', '.join(map(fingerprint, known))}, it shows {fingerprint(offered)}. Somebody may be in between; if "
-            f"you know that it is right: ssh-keygen -f {own} -R '{place.key_name}', then "
-            f"ssh-keyscan{port} {place.address} >> {own}"
-        )
-    raise HostError(
-        f"host {place.name}: the host key of {place.key_name} is not known ({fingerprint(offered)}). Log in once by "
-        f"hand and compare it: ssh{port} {place.user}@{place.address} (or ssh-keyscan{port} {place.address} >> {own})"
-    )
 
 
 def _authenticate(place: Place, transport: paramiko.Transport, deadline: float) -> None:
     tried: list[str] = []
     left: list[str] = []  # what the host still wants after a key of ours
-    with contextlib.closing(_Keys(place)) as keys:
+    with contextlib.closing(Keys(place, deadline)) as keys:
         for label, key in keys:
-            if time.monotonic() >= deadline:
-                raise HostError(f"host {place.name}: no log-in within {place.deadline_s:.0f} s", passing=True)
+            transport.auth_timeout = max(deadline - time.monotonic(), 0.1)
             try:
                 left = list(transport.auth_publickey(place.user, key))
                 if not left:
@@ -142,6 +104,11 @@ def _authenticate(place: Place, transport: paramiko.Transport, deadline: float) 
                 break
             except paramiko.AuthenticationException:
                 tried.append(label)
+                _check_line(place, transport, f"after it was offered {', '.join(tried)}")
+                if time.monotonic() >= deadline:
+                    raise HostError(
+                        f"host {place.name}: no log-in within {place.deadline_s:.0f} s", passing=True
+                    ) from None
     if _password_login(place, transport):
         return
     offered = f"refuses every key that was offered ({', '.join(tried)})" if tried else "has been offered no key"
@@ -153,38 +120,10 @@ def _authenticate(place: Place, transport: paramiko.Transport, deadline: float) 
     )
 
 
-class _Keys:
-    """The keys to offer, with what a person calls them. A key file of the user's may be damaged or locked."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._agent: paramiko.Agent | None = None
-        self.trouble: list[str] = []
-
-    def __iter__(self) -> Iterator[tuple[str, paramiko.PKey]]:
-        for path in self._place.identity_files if self._place.named else ():
-            yield from self._load(path)
-        if self._place.agent:
-            with contextlib.suppress(paramiko.SSHException, OSError):
-                self._agent = paramiko.Agent()
-            for key in self._agent.get_keys() if self._agent else ():
-                yield f"agent's {key.fingerprint}", key
-        for path in () if self._place.named else self._place.identity_files:
-            yield from self._load(path)
-
-    def _load(self, path: Path) -> Iterator[tuple[str, paramiko.PKey]]:
-        try:
-            yield str(path), paramiko.PKey.from_path(path)
-        except (paramiko.PasswordRequiredException, TypeError):
-            self.trouble.append(f"{path} has a passphrase: ssh-add {path}")
-        except PermissionError:
-            self.trouble.append(f"{path} cannot be read: permission denied")
-        except Exception as error:  # whatever a parser says of a file that is no key
-            self.trouble.append(f"{path} is no usable key: {str(error) or type(error).__name__}")
-
-    def close(self) -> None:
-        if self._agent is not None:
-            self._agent.close()
+def _check_line(place: Place, transport: paramiko.Transport, when: str) -> None:
+    """A host that goes down refuses nothing; one that has seen too many keys hangs up."""
+    if not transport.is_active():
+        raise HostError(f"host {place.name}: {place.address} closed the connection {when}", passing=True)
 
 
 def _password_login(place: Place, transport: paramiko.Transport) -> bool:
@@ -192,17 +131,17 @@ def _password_login(place: Place, transport: paramiko.Transport) -> bool:
     password = os.environ.get(PASSWORD_VARIABLE) or _passwords.get(who)
     asked = password is None and sys.stdin is not None and sys.stdin.isatty()
     if asked:
-        try:
+        with contextlib.suppress(EOFError):
             password = getpass.getpass(f"Password of {place.user}@{place.address}: ")
-        except (EOFError, KeyboardInterrupt):
-            return False
     if not password:
         return False
+    transport.auth_timeout = place.deadline_s  # anew: a person may have been typing
     try:
         transport.auth_password(place.user, password)
     except paramiko.BadAuthenticationType:
         return False
     except paramiko.AuthenticationException:
+        _check_line(place, transport, "when it was given the password")
         raise HostError(f"host {place.name}: {place.user}@{place.address} refuses the password") from None
     if asked:
         _passwords[who] = password

@@ -43,7 +43,8 @@ def recover(
     output = ""
     took = "came back by itself"
     if connection is None and spec.power_command is not None:
-        tell(f"host {spec.name} is not back after {spec.grace_s:.0f} s: {spec.power_command}")
+        program = "".join(spec.power_command.split()[:1])  # there may be a password behind it
+        tell(f"host {spec.name} is not back after {spec.grace_s:.0f} s: power_command ({program} ...)")
         output = power_cycle(spec)
         connection, last = _wait(spec, connect, clock, sleep)
         took = "came back after its power command"

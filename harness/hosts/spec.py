@@ -87,13 +87,13 @@ def from_table(name: str, table: Mapping[str, Any], base: Path) -> HostSpec:
 
 def from_url(url: str) -> HostSpec:
     """A host from ssh://[user@]host[:port]?l0=kvm&vmm=small; lists are separated by commas. Raises SpecError."""
+    if re.match(r"ssh://[^@?#]*:[^@?#]*@", url):  # before anything else, as other complaints repeat the URL
+        raise SpecError("a password in a target's name would be seen by everyone: set NSVM_SSH_PASSWORD instead")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise SpecError(f"{url}: {error}") from None
-    if parts.password is not None:
-        raise SpecError("a password in a target's name would be seen by everyone: set NSVM_SSH_PASSWORD instead")
     if parts.scheme != "ssh" or not parts.hostname or parts.path not in ("", "/") or parts.fragment:
         raise SpecError(f"{url}: write ssh://user@host:port?l0=kvm&vmm=small")
     host = parts.netloc.rpartition("@")[2]

@@ -20,7 +20,10 @@ JUMPS_MAX = 8
 
 @dataclass(frozen=True)
 class Place:
-    """All that ssh has to know about a host. `identity_files` exist; `named` says that somebody asked for them."""
+    """All that ssh has to know about a host. `identity_files` exist; `named` says that somebody asked for them.
+
+    `named_only`: of the agent's keys only those that are in `identity_files` too.
+    """
 
     name: str
     address: str
@@ -30,13 +33,15 @@ class Place:
     named: bool
     known_hosts: tuple[Path, ...]
     agent: bool
+    named_only: bool
     proxy: Place | None
     deadline_s: float
 
     @property
     def key_name(self) -> str:
         """What it is called in known_hosts."""
-        return self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+        address = self.address.lower()
+        return address if self.port == 22 else f"[{address}]:{self.port}"
 
     def ssh(self, *, batch: bool = False) -> list[str]:
         """The ssh command that goes there, as a person would type it."""
@@ -85,7 +90,8 @@ def _resolve(spec: HostSpec, depth: int) -> Place:
         identity_files=tuple(named or defaults),
         named=bool(named),
         known_hosts=known or default_known_hosts(),
-        agent=spec.use_agent and says.get("identitiesonly", "no").lower() != "yes",
+        agent=spec.use_agent,
+        named_only=says.get("identitiesonly", "no").lower() == "yes",
         proxy=_proxy(spec, says, depth),
         deadline_s=spec.connect_deadline_s,
     )

@@ -1,4 +1,4 @@
-"""Xen as L0. A guest is a PVH domain with nested HVM, at its PV console; or an HVM domain at its COM1.
+"""Xen as L0. A guest is a PVH domain, or an HVM domain with QEMU as its device model; its console is the PV console.
 
 The console's pseudo-terminal is opened by our own program: xenconsole would end at the first Ctrl-] that arrives alone.
 """
@@ -16,24 +16,26 @@ from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.l0 import GUEST_PREFIX, GuestPlan
 from harness.hosts.spec import HostSpec
-from harness.hosts.xen_config import end_of, guest_config
+from harness.hosts.xen_config import DEVICE_MODEL, MODEL_PACKAGE, end_of, guest_config
 from harness.targets.base import TargetError, TargetOptions
 
 GRACE_MS = 500
 CREATE_TICKS = 300  # of 0.05 s: how long until the console is there
 ROOM_MIB = 32  # what a domain takes beside its memory
+MODEL_LOG = "/var/log/xen/qemu-dm-NAME.log"  # of an HVM domain's QEMU; xl keeps it, and ten older ones
 
 # xl stays in the foreground and says how the domain ended; without that it would leave a process behind.
 INNER = """
 xl create -F CONFIG </dev/null >LOG 2>&1 &
 x=$! t= i=0
 while [ $i -lt TICKS ] && kill -0 $x 2>/dev/null; do
-d=$(xl domid NAME 2>/dev/null) && t=$(xenstore-read /local/domain/$d/NODE 2>/dev/null) && [ -n "$t" ] && break
+d=$(xl domid NAME 2>/dev/null) && t=$(xenstore-read /local/domain/$d/console/tty 2>/dev/null) && [ -n "$t" ] && break
 t= i=$((i+1)); sleep 0.05 2>/dev/null || sleep 1
 done
 if [ -n "$t" ]; then ./nsvm-host tty "$t"
 else kill -0 $x 2>/dev/null && echo "error: no console came" >>LOG; kill $x 2>/dev/null; fi
 wait $x
+grep -q 'device model did not start' LOG && cat MODEL_LOG >>LOG
 cat LOG >&2
 """
 
@@ -44,6 +46,10 @@ echo "xl=$(command -v xl)"
 echo "xenstore=$(command -v xenstore-read)"
 [ "$(id -u)" = 0 ] && echo root=1
 xl info 2>/dev/null | sed -n 's/^\(virt_caps\|free_memory\|xen_version\)[[:space:]]*: */\1=/p'
+"""
+HVM_FACTS = f"""
+{{ {DEVICE_MODEL}
+}} | sed '1s/^/model=/; 2s/^/model_there=/'
 """
 
 
@@ -84,10 +90,11 @@ class Xen:
             )
         except feature_mask.MaskError as error:
             raise TargetError(f"host {self._spec.name}: {error}") from None
-        parts = {"CONFIG": f"{name}.cfg", "LOG": f"{name}.log", "NAME": name, "TICKS": str(CREATE_TICKS)}
-        parts["NODE"] = "serial/0/tty" if self._hvm else "console/tty"
+        model_log = MODEL_LOG.replace("NAME", name)
+        parts = {"CONFIG": f"{name}.cfg", "MODEL_LOG": model_log, "LOG": f"{name}.log"}
+        parts |= {"NAME": name, "TICKS": str(CREATE_TICKS)}
         inner = re.sub("|".join(parts), lambda found: parts[found[0]], INNER)
-        on_end = f"xl destroy {name} >/dev/null 2>&1; rm -f {name}.cfg {name}.log"
+        on_end = f"xl destroy {name} >/dev/null 2>&1; rm -f {name}.cfg {name}.log {model_log}*"
         argv = program.leash(["sh", "-c", inner], on_end=on_end, grace_ms=GRACE_MS)
         write = f"cd {shlex.quote(guest.workdir)} && printf %s {shlex.quote(config)} > {name}.cfg"
         return f"{write} && exec {program.words(argv)}"
@@ -95,10 +102,12 @@ class Xen:
     def stop_script(self, name: str) -> str:
         """See L0."""
         program.check_name(name)
+        model_log = MODEL_LOG.replace("NAME", name)
         # A domain that is gone has no id; one that is going may keep its name for a while.
         return (
             f"i=0; while xl domid {name} >/dev/null 2>&1; do [ $i -lt 50 ] || exit 1; "
-            f"xl destroy {name} >/dev/null 2>&1; i=$((i+1)); sleep 0.1 2>/dev/null || sleep 1; done"
+            f"xl destroy {name} >/dev/null 2>&1; i=$((i+1)); sleep 0.1 2>/dev/null || sleep 1; done; "
+            f"rm -f {model_log}*"
         )
 
     def leftovers_script(self) -> str:
@@ -111,7 +120,7 @@ class Xen:
 
     def missing(self, host: Connection) -> list[str]:
         """See L0."""
-        ran = host.run(FACTS)
+        ran = host.run(FACTS + HVM_FACTS if self._hvm else FACTS)
         return missing(dict(line.split("=", 1) for line in ran.text.splitlines() if "=" in line), self._spec)
 
 
@@ -136,6 +145,8 @@ def missing(facts: Mapping[str, str], spec: HostSpec) -> list[str]:
         lines.append("Xen cannot run HVM or PVH guests: switch SVM (AMD-V) on in the firmware's setup")
     elif "hap" not in capabilities:
         lines.append("Xen runs without nested paging (HAP): remove hap=0 from Xen's command line, and boot again")
+    if facts.get("model") and "model_there" not in facts:
+        lines.append(f"there is no {facts['model']}, the device model of HVM guests: apt install {MODEL_PACKAGE}")
     free, needed = facts.get("free_memory", ""), spec.memory_mib + ROOM_MIB
     if free.isdigit() and int(free) < needed:
         lines.append(

@@ -10,6 +10,13 @@ from harness.hosts.l0 import GuestPlan
 from harness.targets.base import TargetError
 
 ENDS = {0: "powered off", 1: "reset (triple fault or reboot)", 3: "crashed", 4: "killed by its watchdog"}
+MODEL_PACKAGE = "qemu-system-xen"
+DEVICE_MODEL = r"""
+for l in /usr/lib*/libxenlight.so.* /usr/lib*/*/libxenlight.so.* /lib/*/libxenlight.so.* /usr/local/lib*/libxenlight.so.*
+do [ -f "$l" ] && m=$(tr '\000' '\n' <"$l" | grep -m 1 '^/.*qemu-system-[a-z0-9_]*$') && break; done
+[ -n "$m" ] && echo "$m" && [ -x "$m" ] && echo there
+""".strip()
+"""Prints which QEMU xl takes for an HVM guest, by the path in its library, and whether that is there."""
 EVENTS = ("on_poweroff", "on_reboot", "on_crash", "on_watchdog", "on_soft_reset")
 
 
@@ -29,8 +36,9 @@ def guest_config(guest: GuestPlan, *, hvm: bool, executor: str, disk: str, lines
         disk = f"{guest.workdir}/{disk}"
         if re.search(r"[,\s]", disk):
             raise TargetError(f"xl cannot be told of a disk at {disk!r}")
-        config += [f"disk = [ {_quoted(f'format=raw,vdev=hda,access=ro,target={disk}')} ]"]
-        config += ['serial = "pty"', 'boot = "c"', "vnc = 0", "nographic = 1", "usb = 0"]
+        # As SCSI: xl refuses an IDE disk that is read-only. QEMU's, as a file needs a loop device else.
+        config += [f"disk = [ {_quoted(f'format=raw,vdev=sda,access=ro,backendtype=qdisk,target={disk}')} ]"]
+        config += ['boot = "c"', 'vga = "none"', "vnc = 0", "nographic = 1", "usb = 0", "vkb_device = 0"]
         if guest.bundle is not None:
             raise TargetError("a bundle goes with vmm = pvh; an HVM guest boots a disk image")
     else:
@@ -53,6 +61,8 @@ def end_of(log: str) -> str | None:
         return f"Xen: the domain {ENDS.get(code, f'shut down with reason {code}')}"
     if re.search(r"^Domain \d+ has been destroyed", log, re.M):
         return "Xen: the domain was destroyed"
+    if said := re.findall(r"^\S*(qemu-system-\S+: (?!terminating on signal).*)", log, re.M):
+        return f"Xen: the domain could not be made: {said[-1].strip()[:300]}"
     errors = [line.strip() for line in log.splitlines() if re.search(r"\b(error|failed|invalid|cannot)\b", line, re.I)]
     if errors:
         first = re.sub(r"^libxl: error: [^\s:]+:\d+:(\w+:)? ?", "", errors[0])

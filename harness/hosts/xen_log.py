@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-READ: Final = "xl dmesg 2>&1 | tail -c 262144"
+READ: Final = "xl dmesg | tail -c 262144"
 KEPT: Final = 256 * 1024
 PROBE: Final = 64
 
@@ -19,13 +19,19 @@ class XenLog:
         self._seen: bytes | None = None
 
     def news(self, ring: bytes) -> tuple[bytes, bool]:
-        """What is new in the ring, and whether something in between may have been lost. At first nothing is new."""
+        """What is new in the ring, and whether something in between may have been lost. At first nothing is new.
+
+        A ring without text is one that could not be read: it is passed over, or all the old lines would be news when it
+        can be read again.
+        """
+        if not ring:
+            return b"", False
         ring = ring[-KEPT:]
         seen, self._seen = self._seen, ring
         if seen is None:
             return b"", False
         shared = overlap(seen, ring)
-        return ring[shared:], bool(seen) and not shared
+        return ring[shared:], not shared
 
 
 def overlap(old: bytes, new: bytes) -> int:

@@ -196,7 +196,7 @@ class SshHost:
             cpus=options.cpus,
             memory_mib=self.spec.memory_mib,
             cpu=options.cpu_model or self.spec.cpu,
-            without=tuple(getattr(options, "without", ())),
+            without=options.without,
             bundle=f"{self.spec.workdir}/bundle-{self.hold.worker}" if options.bundle is not None else None,
             extra_args=options.extra_args,
         )

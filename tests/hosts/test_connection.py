@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import statistics
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ import pytest
 
 from harness.hosts import connection as connections
 from harness.hosts.connection import Connection, HostError
+from harness.hosts.console import ChannelConsole
 from tests.hosts.conftest import small_disk, wait_for
 from tests.hosts.proxy import Proxy
 from tests.hosts.sshd import Sshd, command, descendants, free_port
@@ -52,8 +56,9 @@ def test_output_is_bounded_and_a_full_stderr_stops_nobody(host: Connection, monk
 
 def test_a_command_has_a_deadline(host: Connection) -> None:
     began = time.monotonic()
-    with pytest.raises(HostError, match=r"did not end within 0 s|did not end within 1 s"):
-        host.run("echo before >&2; sleep 30", deadline_s=0.6)
+    with pytest.raises(HostError, match=r"a command \(echo ...\) did not end within 1 s") as caught:
+        host.run("echo before >&2; sleep 30  # 'tis long", deadline_s=0.6)
+    assert caught.value.log == "before\n"
     assert time.monotonic() - began < 3 and host.alive()
     assert host.run("cat > /dev/null; echo well", input=b"x" * 5_000_000).text == "well"
     assert host.run("echo early", input=b"x" * 5_000_000).text == "early"
@@ -66,7 +71,7 @@ def test_upload(host: Connection, tmp_path: Path) -> None:
     assert path.read_bytes() == data and path.stat().st_mode & 0o777 == 0o700
     assert not host.upload(data, str(path), 0o700), "it was there already"
     assert host.upload(b"", str(path)) and path.read_bytes() == b""
-    assert os.listdir(tmp_path) == [path.name, "sshd"] or sorted(os.listdir(tmp_path)) == [path.name, "sshd"]
+    assert sorted(os.listdir(tmp_path)) == [path.name, "sshd"], "no file of another name is left"
 
 
 def test_upload_to_a_full_disk(host: Connection, tmp_path: Path) -> None:
@@ -131,12 +136,106 @@ def test_unknown_host_key(sshd: Sshd) -> None:
     assert f"ssh -p {sshd.port} " in str(error) and "ssh-keyscan" in str(error)
 
 
+@pytest.fixture
+def another_key(sshd: Sshd) -> str:
+    """A key of the same kind that no host has."""
+    return sshd.make_key("another").with_suffix(".pub").read_text()
+
+
+@pytest.mark.parametrize("how", ["hashed", "beside others", "by a pattern"])
+def test_a_known_host_key(sshd: Sshd, another_key: str, how: str) -> None:
+    ours = sshd.known_hosts.read_text()
+    name = ours.split()[0]
+    match how:
+        case "hashed":
+            subprocess.run(["ssh-keygen", "-q", "-H", "-f", sshd.known_hosts], check=True, timeout=20)
+            assert name not in sshd.known_hosts.read_text()
+        case "beside others":
+            odd = (
+                f"@cert-authority * {another_key}{name} ssh-odd AAAA\nshort\n{name} ssh-ed25519 %%%\n|1|x|y ssh-rsa A\n"
+            )
+            sshd.known_hosts.write_text(f"# mine\n\n{odd}{name} {another_key}{ours}")
+        case "by a pattern":
+            sshd.known_hosts.write_text(f"other,[127.0.*]:{sshd.port} {ours.partition(' ')[2]}")
+    Connection(sshd.spec()).close()
+
+
+@pytest.mark.parametrize("how", ["revoked", "for all but it"])
+def test_a_host_key_that_is_not_to_be_used(sshd: Sshd, how: str) -> None:
+    ours = sshd.known_hosts.read_text()
+    key = ours.partition(" ")[2]
+    if how == "revoked":
+        sshd.known_hosts.write_text(f"{ours}@revoked * {key}")
+    else:
+        sshd.known_hosts.write_text(f"*,![127.0.0.1]:{sshd.port} {key}")
+    fails(sshd.spec(), "is revoked (ssh-ed25519 SHA256:" if how == "revoked" else "is not known")
+
+
+def test_known_hosts_that_cannot_be_read(sshd: Sshd, tmp_path: Path) -> None:
+    fails(sshd.spec(known_hosts=(tmp_path,)), "cannot be read: Is a directory")
+
+
+@pytest.fixture
+def agent(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A real ssh-agent that has the key that the host takes, and one that it does not."""
+    folder = Path(tempfile.mkdtemp(prefix="nsvm-test-"))  # a socket's path must be short
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(folder / "agent"))
+    with subprocess.Popen(["ssh-agent", "-D", "-a", folder / "agent"], stdout=subprocess.DEVNULL) as process:
+        try:
+            assert wait_for((folder / "agent").exists, 10)
+            keys = [sshd.make_key("other"), sshd.user_key]
+            subprocess.run(["ssh-add", "-q", *keys], check=True, timeout=20)
+            yield folder
+        finally:
+            process.terminate()
+            process.wait(10)
+            shutil.rmtree(folder)
+
+
+def test_an_agent_s_keys(sshd: Sshd, agent: Path, home: Path) -> None:
+    Connection(sshd.spec(identity_files=(), use_agent=True)).close()
+    fails(sshd.spec(identity_files=()), "has been offered no key")
+    sshd.stop()
+    sshd.start("MaxAuthTries 1")
+    error = fails(
+        sshd.spec(identity_files=(), use_agent=True), "closed the connection after it was offered agent's SHA"
+    )
+    assert error.passing
+    # With IdentitiesOnly only the one whose public half is named is offered.
+    (home / ".ssh").mkdir()
+    locked = home / ".ssh/lab"
+    locked.write_text("locked away")
+    locked.with_suffix(".pub").write_text(sshd.user_key.with_suffix(".pub").read_text())
+    (home / ".ssh/config").write_text(f"Host *\n IdentitiesOnly yes\n IdentityFile {locked}\n")
+    Connection(sshd.spec(identity_files=(), use_agent=True, use_ssh_config=True)).close()
+
+
+def test_an_agent_that_does_not_answer(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="nsvm-test-"))
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(folder / "agent"))
+    try:
+        with socket.socket(socket.AF_UNIX) as mute:
+            mute.bind(str(folder / "agent"))
+            mute.listen()
+            began = time.monotonic()
+            fails(sshd.spec(identity_files=(), use_agent=True, connect_deadline_s=1.0), "the agent cannot be used")
+            assert time.monotonic() - began < 5
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_key_with_a_passphrase(sshd: Sshd) -> None:
+    command = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "a phrase", "-f", str(sshd.user_key)]
+    subprocess.run(command, check=True, timeout=20)
+    fails(sshd.spec(), f"has a passphrase: ssh-add {sshd.user_key}")
+
+
 def test_nobody_there(sshd: Sshd) -> None:
     assert fails(sshd.spec(port=free_port()), "refuses the connection").passing
     fails(sshd.spec(address="no-such-host.invalid"), "is not known")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         began = time.monotonic()
-        fails(sshd.spec(port=mute.getsockname()[1], connect_deadline_s=0.5), "")
+        fails(sshd.spec(port=mute.getsockname()[1], connect_deadline_s=0.5), "does not shake hands within")
         assert time.monotonic() - began < 5
 
 
@@ -184,6 +283,14 @@ def test_the_session_is_killed(host: Connection, sshd: Sshd) -> None:
     assert wait_for(lambda: not host.alive(), 3)
     with pytest.raises(HostError, match="the SSH connection was lost: "):
         host.run("true")
+
+
+def test_a_late_word_of_the_vmm_is_heard(host: Connection) -> None:
+    channel = host.open("sleep 0.5; echo late >&2")
+    channel.settimeout(0.05)  # a read of the console may come before the first of its log
+    console = ChannelConsole(channel)
+    assert console.wait(5) == 0
+    assert console.log() == "late\n"
 
 
 @pytest.mark.parametrize("how", ["frozen", "silent"])

@@ -108,6 +108,8 @@ def test_qemu_is_needed_only_where_it_is_the_vmm() -> None:
     found = wrong(KVM, HostSpec("z", vmm="qemu"), qemu="")
     assert [f.what for f in found] == ["QEMU"] and "apt-get install qemu-system-x86" in found[0].mend
     assert wrong(KVM, HostSpec("z", vmm="qemu")) == []
+    [found] = wrong(KVM, HostSpec("z", vmm="qemu"), qemu="/usr/libexec/qemu-kvm\nQEMU emulator version 9.0.0")
+    assert found.mend == 'set vmm_path = "/usr/libexec/qemu-kvm"'
 
 
 def test_what_is_worth_knowing_stops_nothing() -> None:
@@ -143,12 +145,21 @@ def test_what_a_xen_host_lacks(changed: dict[str, str], what: str, detail: str, 
     assert mend in found[0].mend
 
 
+def test_an_hvm_guest_needs_the_qemu_that_xl_takes() -> None:
+    hvm = HostSpec("zen3-x", l0="xen", vmm="hvm")
+    model = "/usr/libexec/xen-qemu-system-i386"
+    assert wrong(XEN, hvm, model=f"{model}\nthere") == wrong(XEN, hvm, model="") == wrong(XEN, XEN_SPEC) == []
+    [found] = wrong(XEN, hvm, model=model)
+    assert f"there is no {model}" in found.detail and "apt-get install qemu-system-xen" in found.mend
+    assert "model" in commands(hvm) and "model" not in commands(XEN_SPEC)
+
+
 def test_who_has_the_host_is_told() -> None:
-    lease = "r17\nb00t\n2026-11-22 10:00:00\nann@desk\nnow\n1000\nb00t\n970\n997\n"
+    lease = "r17\nb00t\n2026-11-22 10:00:00\nann@desk\nnow\n1000\nb00t\n970         \ngone        \n997         \n"
     [found] = wrong(KVM, SPEC, lease=lease)
     assert found.detail == "in use by ann@desk, run r17, since 2026-11-22 10:00:00, last sign of life 3 s ago"
     for dead in (
-        lease.replace("97\n", "00\n").replace("70\n", "00\n"),
+        lease.replace("997 ", "900 ").replace("970 ", "900 "),
         lease.replace("now\n1000\nb00t", "now\n5\nother"),
     ):
         assert wrong(KVM, SPEC, lease=dead) == []

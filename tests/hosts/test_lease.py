@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,9 @@ from harness.hosts import connection as connections
 from harness.hosts import lease as leases
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
+from harness.hosts.hold import Hold
 from harness.hosts.lease import Lease, run_id
+from harness.hosts.lease_scripts import ACQUIRE, BEAT, RELEASE
 from tests.hosts.conftest import MakeHost, boot, small_disk, wait_for
 from tests.hosts.fake_l0 import FakeL0
 from tests.hosts.sshd import Sshd
@@ -76,20 +80,130 @@ def test_many_at_once(sshd: Sshd) -> None:
     assert not work(sshd).exists()
 
 
+def test_runs_that_come_and_go(sshd: Sshd) -> None:
+    """The folder is removed and made anew all the time, and nobody finds half of it."""
+    with ThreadPoolExecutor(5) as pool:
+        hosts = list(pool.map(lambda _: Connection(sshd.spec()), range(5)))
+        holding: list[str] = []
+
+        def come_and_go(number: int) -> int:
+            taken = 0
+            for _ in range(12):
+                lease = Lease(hosts[number], f"gw{number}", f"run{number // 2}")
+                try:
+                    lease.acquire()
+                except HostError as error:
+                    assert "is in use by" in str(error)
+                    continue
+                holding.append(lease.run)
+                assert set(holding) == {lease.run}
+                taken += 1
+                holding.remove(lease.run)
+                lease.release()
+            return taken
+
+        taken = list(pool.map(come_and_go, range(5)))
+        assert sum(taken) >= 12, taken
+    for host in hosts:
+        host.close()
+    assert not list(work(sshd).parent.glob(f"{work(sshd).name}*"))
+
+
+SHELLS = [shell for shell in ("dash", "bash", "busybox sh") if shutil.which(shell.split()[0])]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_scripts_in_the_shells_of_hosts(shell: str, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+
+    def call(script: str, run: str, said: bytes = b"") -> str:
+        names = {"w": folder, "run": run, "worker": "main", "me": f"main.{run}", "holder": f"{run}'s"}
+        names |= {"boot_file": leases.BOOT_ID}
+        text = "\n".join(f"{name}={shlex.quote(str(value))}" for name, value in names.items()) + script
+        ran = subprocess.run([*shell.split(), "-c", text], input=said, capture_output=True, timeout=30, check=False)
+        assert ran.stderr == b""
+        return ran.stdout.decode().partition("\n")[0]
+
+    assert call(ACQUIRE, "a") == "FREE" and call(ACQUIRE, "b") == "HELD" and call(ACQUIRE, "a") == "JOIN"
+    beat = folder / "beat.main.a"
+    assert call(BEAT, "a", b"\n\n") == "" and call(ACQUIRE, "b") == "TAKEN"
+    assert not beat.exists()
+    assert call(RELEASE, "a") == "NONE"
+    beat = folder / "beat.main.b"
+    inode = beat.stat().st_ino
+    assert call(BEAT, "b", b"\n") == "" and beat.read_text() == f"{'gone':12}\n"
+    assert beat.stat().st_ino == inode, "written over in its place"
+    (folder / "lock").symlink_to("999999999")  # of a process that is gone
+    assert call(RELEASE, "b") == "LAST"
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_sign_of_life_is_given(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "KEEPALIVE_S", 0.2)
     lease = take(sshd, "run")
     beat = next(work(sshd).glob("beat.*"))
     beat.write_text("17\n")
     assert wait_for(lambda: beat.read_text().strip() not in ("", "17"), 5)
+    assert lease.held
     give(lease)
+
+
+def test_a_run_that_was_stopped_for_too_long(sshd: Sshd, make_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEPALIVE_S", 0.2)
+    first = make_host("first")
+    boot(first)
+    connection = first.hold.connection
+    assert connection is not None
+    connection.on_beat = None  # as if stopped
+    next(work(sshd).glob("beat.*")).write_text("1\n")
+    second = take(sshd, "second")
+    lease = first.hold._lease
+    assert lease is not None
+    connection.on_beat = lease.beat
+    assert wait_for(lambda: not lease.held, 5), "its next sign of life is not taken"
+
+    with pytest.raises(HostError, match="in use by second's"):
+        first.start()
+    give(second)
+    boot(first).run(b"x", 5)
+    assert any("no longer ours" in line for line in first.hold.story)
+
+
+def test_cleaning_up_that_fails_is_tried_again(
+    make_host: MakeHost, l0: FakeL0, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (l0.registry / "nsvm-dead-main").write_text("999999999")
+    real = l0.stop_script
+    monkeypatch.setattr(l0, "stop_script", lambda name: "echo it is stuck >&2")
+    host = make_host("next")
+    for _ in range(2):
+        with pytest.raises(HostError, match="nsvm-dead-main cannot be ended: it is stuck"):
+            host.start()
+        assert not work(sshd).exists()
+    monkeypatch.setattr(l0, "stop_script", real)
+    boot(host)
+    assert l0.guests() == ["nsvm-next-main"]
+
+
+def test_an_interrupt_while_the_host_is_taken(make_host: MakeHost, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = make_host("run")
+
+    def interrupt(*_: object) -> None:
+        assert work(sshd).exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Hold, "_clean_others", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        host.start()
+    host.close()
+    assert not work(sshd).exists()
 
 
 def test_who_has_hung_up_has_no_lease(sshd: Sshd) -> None:
     lost = take(sshd, "lost")
     (work(sshd) / "rubbish").write_text("x")
     lost.host.close()
-    assert wait_for(lambda: next(work(sshd).glob("beat.*")).read_text() == "gone\n", 5)
+    assert wait_for(lambda: next(work(sshd).glob("beat.*")).read_text().strip() == "gone", 5)
 
     lease = take(sshd, "next")
     assert lease.took_over is not None and lease.took_over.startswith("lost lost's user")

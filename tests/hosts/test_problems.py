@@ -123,6 +123,15 @@ def test_what_is_new_in_xens_ring() -> None:
     assert log.news(b"(XEN) something else\n" * 100) == (b"(XEN) something else\n" * 100, True)
 
 
+def test_a_ring_of_xen_that_could_not_be_read_makes_no_old_line_new() -> None:
+    log = XenLog()
+    ring = b"(XEN) Panic of last week\n(XEN) and since then nothing\n"
+    assert log.news(b"") == (b"", False)
+    assert log.news(ring) == (b"", False)
+    assert log.news(b"") == (b"", False)
+    assert log.news(ring + b"(XEN) more\n") == (b"(XEN) more\n", False)
+
+
 def test_a_ring_of_equal_lines_is_compared_quickly() -> None:
     old = b"(XEN) again\n" * 20_000
     assert overlap(old, old[24:] + b"(XEN) new\n") == len(old) - 24

@@ -47,6 +47,8 @@ def test_url() -> None:
     ("url", "says"),
     [
         ("ssh://root:secret@h", "NSVM_SSH_PASSWORD"),
+        ("ssh://root:secret@h:99999", "NSVM_SSH_PASSWORD"),
+        ("ssh://root:sec/secret@h?colour=red", "NSVM_SSH_PASSWORD"),
         ("ssh://h?l0=vmware", "l0 is 'vmware'; there are kvm, xen"),
         ("ssh://h?vmm=pvh", "with l0 = kvm there are small, qemu"),
         ("ssh://h?colour=red", "'colour' is no key"),
@@ -140,6 +142,8 @@ def test_ssh_config_fills_what_the_lab_file_leaves_open(home: Path) -> None:
     assert place.proxy is not None
     assert (place.proxy.address, place.proxy.user, place.proxy.port) == ("gate.example", "jumper", 23)
     assert "-J jumper@gate.example:23" in " ".join(place.ssh())
+    assert (place.agent, place.named_only, place.key_name) == (True, False, "[10.1.2.3]:2022")
+    assert resolve(HostSpec("Zen.Lab", user="me")).key_name == "zen.lab", "as ssh writes it down"
     own = resolve(HostSpec("zen", user="root", port=22, proxy_jump="none"))
     assert (own.user, own.port, own.proxy) == ("root", 22, None)
     bare = resolve(HostSpec("zen", use_ssh_config=False, user="me"))

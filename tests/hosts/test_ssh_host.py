@@ -18,7 +18,7 @@ from harness.targets.base import TargetError
 from tests.hosts.conftest import MakeHost, boot, wait_for
 from tests.hosts.fake_l0 import FakeL0
 from tests.hosts.proxy import Proxy
-from tests.hosts.sshd import Sshd, descendants
+from tests.hosts.sshd import Sshd, command, descendants
 
 
 @pytest.fixture
@@ -161,8 +161,7 @@ def test_the_host_reboots(
     host = make_host()
     link = boot(host)
     sshd.stop()
-    for pid in descendants(os.getpid()):
-        assert "sshd" not in Path(f"/proc/{pid}/comm").read_text()
+    assert not any("sshd" in command(pid) for pid in descendants(os.getpid()))
     with pytest.raises(LinkError):
         link.run(b"x", 5)
     boot_id.write_text("the second\n")
@@ -179,7 +178,7 @@ def test_a_host_that_stays_away_is_given_up(make_host: MakeHost, sshd: Sshd, tmp
     power = tmp_path / "power"
     power.write_text(f"#!/bin/sh\necho pressed >> {tmp_path}/pressed; echo the BMC says hello\n")
     power.chmod(0o755)
-    host = make_host(spec=sshd.spec(grace_s=1.0, power_command=str(power)))
+    host = make_host(spec=sshd.spec(grace_s=1.0, power_command=f"{power} -P secret"))
     boot(host)
     sshd.stop()
     with pytest.raises(TargetError, match=r"refuses the connection.*not after its power command either") as caught:
@@ -190,6 +189,7 @@ def test_a_host_that_stays_away_is_given_up(make_host: MakeHost, sshd: Sshd, tmp
         host.start()
     assert time.monotonic() - began < 1, "it is waited for once only"
     assert (tmp_path / "pressed").read_text() == "pressed\n"
+    assert f"power_command ({power} ...)" in host.log_tail() and "secret" not in host.log_tail()
     sshd.start()
     boot(host).run(b"x", 5)
 

@@ -32,7 +32,7 @@ READY = {
 XL = """#!/bin/sh
 # One domain: it runs as long as the file is there.
 case $1 in
-create) [ ! -e "$STATE/refuse" ] || { echo "libxl: error: libxl_create.c:1:check: Domain 7:nested HVM: no"; exit 1; }
+create) [ ! -e "$STATE/refuse" ] || { cat "$STATE/refuse"; exit 1; }
         cp "$3" "$STATE/config"; echo 7 > "$STATE/domain"; echo "Waiting for domain to die"
         while [ -e "$STATE/domain" ]; do sleep 0.02; done; cat "$STATE/why" 2>/dev/null;;
 domid) [ -e "$STATE/domain" ] || exit 1; cat "$STATE/domain";;
@@ -41,7 +41,7 @@ list) echo "Name ID Mem"; echo "Domain-0 0 256"
       [ ! -e "$STATE/domain" ] || echo "nsvm-1 7 64"; echo "other-nsvm-2 8 64";;
 esac
 """
-XENSTORE_READ = '#!/bin/sh\n[ "$1" = "/local/domain/7/$NODE" ] && cat "$STATE/tty"\n'
+XENSTORE_READ = '#!/bin/sh\n[ "$1" = /local/domain/7/console/tty ] && cat "$STATE/tty"\n'
 
 
 def xen(**spec: object) -> Xen:
@@ -68,13 +68,13 @@ class Toolstack:
         self.env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "STATE": str(self.state)}
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, l0: Xen, plan: GuestPlan, node: str = "console/tty") -> subprocess.Popen[bytes]:
+    def start(self, l0: Xen, plan: GuestPlan) -> subprocess.Popen[bytes]:
         self.process = subprocess.Popen(
             ["sh", "-c", l0.start_command(plan)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**self.env, "NODE": node},
+            env=self.env,
         )
         return self.process
 
@@ -116,9 +116,9 @@ def toolstack(tmp_path: Path) -> Iterator[Toolstack]:
         toolstack.process.wait(10)
 
 
-def config(toolstack: Toolstack, l0: Xen, plan: GuestPlan, node: str = "console/tty") -> dict[str, str]:
+def config(toolstack: Toolstack, l0: Xen, plan: GuestPlan) -> dict[str, str]:
     """What xl was told."""
-    toolstack.start(l0, plan, node)
+    toolstack.start(l0, plan)
     wait_until(lambda: toolstack.runs() and (toolstack.state / "config").exists())
     lines = (toolstack.state / "config").read_text().splitlines()
     return dict(line.split(" = ", 1) if " = " in line else line.split("=", 1) for line in lines)
@@ -141,13 +141,13 @@ def test_a_pvh_guest(toolstack: Toolstack) -> None:
 
 
 def test_an_hvm_guest(toolstack: Toolstack) -> None:
-    plan = GuestPlan("nsvm-1", "/run/nsvm")
-    command = xen(vmm="hvm").start_command(plan)
+    plan = plain(toolstack)
+    told = config(toolstack, xen(vmm="hvm"), plan)
 
-    assert 'type = "hvm"' in command
-    assert 'disk = [ "format=raw,vdev=hda,access=ro,target=/run/nsvm/disk.img" ]' in command
-    assert 'serial = "pty"' in command
-    assert "/serial/0/tty" in command and "/console/tty" not in command
+    disk = f"format=raw,vdev=sda,access=ro,backendtype=qdisk,target={plan.workdir}/disk.img"
+    assert (told["type"], told["disk"], told["boot"]) == ('"hvm"', f'[ "{disk}" ]', '"c"')
+    assert (told["nestedhvm"], told["vga"]) == ("1", '"none"')
+    assert "kernel" not in told and "serial" not in told
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_domain_that_ends_says_why(toolstack: Toolstack, why: str, reason: str
 
 
 def test_a_domain_that_cannot_be_made_says_why(toolstack: Toolstack) -> None:
-    (toolstack.state / "refuse").touch()
+    (toolstack.state / "refuse").write_text("libxl: error: libxl_create.c:1:check: Domain 7:nested HVM: no\n")
     process = toolstack.start(xen(), plain(toolstack))
     assert process.stdout is not None and process.stderr is not None
 
@@ -259,6 +259,29 @@ def test_a_domain_that_cannot_be_made_says_why(toolstack: Toolstack) -> None:
     assert process.stdout.read() == b"", "nothing of this is console output"
     reason = xen().exit_reason(process.stderr.read().decode(), status)
     assert reason == "Xen: the domain could not be made: Domain 7:nested HVM: no"
+
+
+def test_the_device_model_says_why_and_its_log_is_removed(
+    toolstack: Toolstack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.hosts.xen.MODEL_LOG", f"{tmp_path}/qemu-dm-NAME.log")
+    refusal = "libxl: error: libxl_create.c:1896:domcreate: Domain 7:device model did not start: -3"
+    (toolstack.state / "refuse").write_text(f"libxl: error: libxl_qmp.c:1:fd: Domain 7:Connection reset\n{refusal}\n")
+    log = tmp_path / "qemu-dm-nsvm-1.log"
+    log.write_text("xen-qemu-system-i386: a warning\nxen-qemu-system-i386: -vnc none: could not read keymap file\n")
+    other = tmp_path / "qemu-dm-nsvm-11.log"
+    other.touch()
+
+    process = toolstack.start(xen(vmm="hvm"), plain(toolstack))
+    assert process.stderr is not None
+    reason = xen().exit_reason(process.stderr.read().decode(), process.wait(10))
+
+    told = "qemu-system-i386: -vnc none: could not read keymap file"
+    assert reason == f"Xen: the domain could not be made: {told}"
+    wait_until(lambda: not log.exists())
+    log.touch()
+    assert toolstack.shell(xen().stop_script("nsvm-1")).returncode == 0
+    assert not log.exists() and other.exists()
 
 
 def test_guests_are_found_and_ended_by_name(toolstack: Toolstack) -> None:
@@ -289,6 +312,8 @@ def test_nothing_is_known_of_a_domain_that_runs() -> None:
         ({"xen_version": None}, "xl info says nothing"),
         ({"virt_caps": "pv"}, "firmware's setup"),
         ({"virt_caps": "pv hvm"}, "hap=0"),
+        ({"model": "/usr/libexec/xen-qemu-system-i386"}, "apt install qemu-system-xen"),
+        ({"model": "/usr/libexec/xen-qemu-system-i386", "model_there": "there"}, None),
         ({"free_memory": "60"}, "xl mem-set 0"),
     ],
 )
