@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,16 +134,15 @@ class Attempts:
             l1.settle()
         except TargetLost as lost:
             attempt = _of_lost(lost, l1)
-        if watched is not None and attempt.verdict in ("PASS", "FAIL") and (failure := watched.l0_failure()):
+        answered = attempt.verdict not in ("CRASH", "HANG", "MISS")  # those have been asked for the cause
+        if watched is not None and answered and (failure := watched.l0_failure()):
             # Whatever the guest answered: an L0 that printed an oops is not one that works.
-            attempt = Attempt("CRASH", f"L0 failed: {failure}", universal=dict(l1.universal))
+            attempt = replace(attempt, verdict="CRASH", reason=f"L0 failed: {failure}", universal=dict(l1.universal))
             worker.session.restart("L0 failed")
         if (dirties := marked("dirties")) and worker.session.running:
             worker.session.running.dirty = str(dirties.args[0]) if dirties.args else "the test leaves state behind"
-        if attempt.verdict in ("FAIL", "PASS") and l1.universal and worker.session.running:
-            attempt = Attempt(
-                attempt.verdict, attempt.reason, attempt.mismatch, dict(l1.universal), error=attempt.error
-            )
+        if attempt.verdict in ("FAIL", "PASS") and l1.universal:
+            attempt = replace(attempt, universal=dict(l1.universal))
         return attempt, was_fresh
 
     def _prepare_boot(self, *, wants_own: bool) -> bool:
@@ -197,9 +197,9 @@ class Attempts:
 
 def _of_lost(lost: TargetLost, l1: L1) -> Attempt:
     take_mismatches()
-    return Attempt(
-        lost.verdict, lost.reason, frames=lost.frames, log=lost.log, error=lost, universal=dict(l1.universal)
-    )
+    # A target that was not there has not deviated: what an attempt before this one saw is not laid to it.
+    seen = {} if lost.verdict == "MISS" else dict(l1.universal)
+    return Attempt(lost.verdict, lost.reason, frames=lost.frames, log=lost.log, error=lost, universal=seen)
 
 
 def _first_bad_row(mismatch: Any) -> str:

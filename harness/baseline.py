@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_KNOWN = {
-    "clause",
-    "tests",
-    "verdict",
-    "reason",
-    "reference",
-    "versions",
-    "severity",
-    "attack",
-    "seen",
-    "fields",
-    "sometimes",
+_KNOWN: dict[str, type] = {
+    "clause": str,
+    "tests": list,
+    "verdict": str,
+    "reason": str,
+    "reference": str,
+    "versions": str,
+    "severity": str,
+    "attack": str,
+    "seen": list,
+    "fields": list,
+    "sometimes": bool,
 }
+_SAID = {str: "a text", list: "a list of texts", bool: "true or false"}
 SEVERITIES = ("high", "medium", "low", "none")
 """How bad a deviation is, as an attacker in L1 or L2 sees it."""
 _PART = re.compile(r"(>=|<=|==|<|>)\s*(\d+(?:\.\d+)*)")
@@ -78,11 +79,14 @@ class Baseline:
         return cls(tuple(deviation for path in paths for deviation in cls.load(path, version).deviations))
 
     def known(self, clause: str, test: str, verdict: str, fields: Iterable[str] = ()) -> Deviation | None:
-        """The entry that expects this verdict of this clause in this test, if there is one. `fields` differ."""
+        """The entry that expects this verdict of this clause in this test, if there is one. `fields` differ.
+
+        An entry with fields excuses nothing but them: neither another one, nor a failure that names none.
+        """
         differing = set(fields)
         for entry in self.deviations:
             if entry.verdict == verdict and entry.covers(clause, test):
-                if entry.fields and not differing <= set(entry.fields):
+                if entry.fields and not (differing and differing <= set(entry.fields)):
                     continue
                 return entry
         return None
@@ -97,9 +101,12 @@ def read_all(path: Path) -> list[Deviation]:
     if not path.exists():
         return []
     try:
-        tables = tomllib.loads(path.read_text()).get("deviation", [])
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        read = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BaselineError(f"{path}: {error}") from None
+    tables = read.pop("deviation", [])
+    if read or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise BaselineError(f"{path}: it holds [[deviation]] entries and nothing else{_named(read)}")
     return [_deviation(table, path) for table in tables]
 
 
@@ -125,18 +132,31 @@ def _like(pattern: str, name: str) -> bool:
     return re.fullmatch(".*".join(re.escape(part) for part in pattern.split("*")), name) is not None
 
 
+def _named(keys: Iterable[str]) -> str:
+    return "".join(f"; what is {key}?" for key in keys)
+
+
+def _fits(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and (not isinstance(value, list) or all(isinstance(each, str) for each in value))
+
+
 def _deviation(table: dict[str, Any], path: Path) -> Deviation:
     name = table.get("clause", "?")
-    unknown = set(table) - _KNOWN
+    unknown = set(table) - set(_KNOWN)
     if unknown:
         raise BaselineError(f"{path}: {name}: unknown key {', '.join(sorted(unknown))}")
+    for key, value in table.items():
+        if not _fits(value, _KNOWN[key]):
+            raise BaselineError(f"{path}: {name}: {key} must be {_SAID[_KNOWN[key]]}")
     for key in ("clause", "reason", "reference"):
-        if not str(table.get(key, "")).strip():
+        if not table.get(key, "").strip():
             raise BaselineError(f"{path}: {name}: {key} is missing")
     verdict = table.get("verdict", "FAIL")
     if verdict not in ("FAIL", "CRASH", "HANG"):
         raise BaselineError(f"{path}: {name}: verdict {verdict!r} is none of FAIL, CRASH, HANG")
     in_range(table.get("versions", ""), ())
+    if table.get("fields") and verdict != "FAIL":
+        raise BaselineError(f"{path}: {name}: fields differ in a FAIL; a {verdict} has none")
     severity = table.get("severity", "")
     if severity and (severity not in SEVERITIES or not table.get("attack")):
         raise BaselineError(f"{path}: {name}: severity is one of {', '.join(SEVERITIES)}, and attack says why")
@@ -151,5 +171,5 @@ def _deviation(table: dict[str, Any], path: Path) -> Deviation:
         attack=table.get("attack", ""),
         seen=tuple(table.get("seen", ())),
         fields=tuple(table.get("fields", ())),
-        sometimes=bool(table.get("sometimes", False)),
+        sometimes=table.get("sometimes", False),
     )

@@ -14,6 +14,7 @@ from harness.expect import Match, hexadecimal
 from harness.guest import BITS, Guest
 from harness.l1 import L1
 from harness.record import CodeLine, Evidence, Fresh, Row
+from harness.text import visible
 from harness.verdict import Attempt, ClauseVerdict
 
 CODE_LINES_MAX = 40
@@ -107,7 +108,8 @@ def failure_text(
             lines += ["  log:", *(f"    {line}" for line in item.log.splitlines()[-12:])]
         if item.l0_log:
             lines += ["  L0:", *(f"    {line}" for line in _ends(item.l0_log.split("\n")))]
-    return "\n".join([*lines, "", f"machine: {machine}", f"again:   {rerun}"])
+    # What a target said, and its CPUID, may hold anything.
+    return visible("\n".join([*lines, "", f"machine: {machine}", f"again:   {rerun}"]), keep="\n")
 
 
 def _ends(lines: list[str]) -> list[str]:

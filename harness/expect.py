@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.svm.templates import OUTPUT_PATTERN
 
@@ -82,11 +82,21 @@ class Match:
     title: str
     rows: list[Row] = field(default_factory=list)
 
+    @property
+    def holds(self) -> bool:
+        """Whether all of it agrees. To ask this is not taken for what a failing assert was about, as `bool` is."""
+        return bool(self.rows) and all(row.ok for row in self.rows)
+
     def __bool__(self) -> bool:
-        ok = bool(self.rows) and all(row.ok for row in self.rows)
-        if not ok:
+        if not self.holds:
             _mismatches.append(self)
-        return ok
+        return self.holds
+
+    def take_in(self, later: Match) -> None:
+        """Adds what `later` has that disagrees under names that agreed so far, or were not there."""
+        told = {row.name for row in self.rows if not row.ok}
+        added = [row for row in later.rows if not row.ok and row.name not in told]
+        self.rows += [replace(row, meaning=f"in a later VMRUN{row.meaning and '; ' + row.meaning}") for row in added]
 
     def __repr__(self) -> str:
         if not self.rows:

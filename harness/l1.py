@@ -57,7 +57,6 @@ class L1:
         # To be done before the next scenario. First: SVM off and on again. Tests of a boot reuse addresses, and an L0
         # may keep what it made of an earlier test's nested tables until then, whatever TLB_CONTROL says.
         self._pending: list[Step] = [steps.code(places.SVM_OFF_AND_ON, {})]
-        self.mismatch: Match | None = None
         self.universal: dict[str, Match] = {}
         self.guests: list[Guest] = []
         self.last_exit: Exit | None = None
@@ -246,15 +245,19 @@ class L1:
         return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
 
     def judge(self, exit: Exit, guest: Guest, *, gif_known: bool) -> None:
-        """Asks the universal checks of an exit and remembers the first failure of each."""
+        """Asks the universal checks of an exit and remembers what failed: a known row must not hide another one."""
         self.last_exit = exit
         context = universal.Context(self.cpuid, guest.code, gif_known)
         for clause, match in universal.judge(exit, context).items():
             tally = self._tallies.setdefault(clause, Tally())
             tally.checked += 1
-            if not match:
-                tally.failed += 1
-                self.universal.setdefault(clause, match)
+            if match.holds:
+                continue
+            tally.failed += 1
+            if clause in self.universal:
+                self.universal[clause].take_in(match)
+            else:
+                self.universal[clause] = match
 
     def _code(
         self, code: str, regs: Mapping[str, int] | None, *, interrupts: bool, keep_state: bool, tail: str | None

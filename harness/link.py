@@ -532,7 +532,3 @@ class Link:
             notes=self.notes,
             request_seq=seq,
         )
-
-
-def _is_answer(item: Decoded, seq: int) -> bool:
-    return isinstance(item, Message) and item.type == MessageType.ANSWER and item.seq == seq

@@ -22,6 +22,7 @@ from harness.baseline import Baseline, BaselineError
 from harness.clauses import ClauseError, load_clauses
 from harness.l1 import L1
 from harness.record import (
+    LOST_VERDICTS,
     BaselineRef,
     Check,
     ClauseInfo,
@@ -35,7 +36,7 @@ from harness.record import (
     Writer,
     load,
 )
-from harness.summary import summarise
+from harness.summary import OF_BASELINE, summarise
 from harness.targets import file_name
 from harness.targets import names as target_names
 from harness.verdict import DEVIATES
@@ -219,7 +220,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
             Result(
                 test=item.nodeid, target=worker.settings.target, verdict=verdict, worker=worker.settings.worker,
                 clauses=_clauses_of(item), news="skipped" if report.skipped else "ok",
-                reason=reason.removeprefix("Skipped: ").splitlines()[-1] if reason else "",
+                reason=_last_line(reason.removeprefix("Skipped: ")),
             )
         )  # fmt: skip
         item.user_properties.append((RECORDED, verdict))
@@ -282,7 +283,7 @@ class Control:
         recorded = any(name == RECORDED for name, _ in report.user_properties)
         if recorded or report.passed or report.when == "teardown" or not report.nodeid.startswith("suites/"):
             return
-        reason = str(report.longrepr).splitlines()[-1] if report.longrepr else "the worker died"
+        reason = _last_line(str(report.longrepr or "")) or "the worker died"
         self._writer.write(Result(test=report.nodeid, target=self._option.target, verdict="ERROR", reason=reason[:400]))
 
     def finish(self) -> None:
@@ -307,27 +308,43 @@ class Control:
         self._writer.close()
 
 
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
 def _is_whole(config: pytest.Config) -> bool:
-    """True if nothing was deselected, so that what was not seen is not there."""
+    """True if all the suites were asked for, so that what was not seen is not there."""
     option = config.option
-    chosen = [argument for argument in config.args if "::" in argument or argument.endswith(".py")]
-    return not (
-        chosen or option.without or option.keyword or option.markexpr or getattr(option, "lf", False) or option.maxfail
-    )
+    all_of_it = (config.rootpath, config.rootpath / "suites")
+    asked = any((config.invocation_params.dir / argument).resolve() in all_of_it for argument in config.args)
+    fewer = ("without", "keyword", "markexpr", "lf", "maxfail", "deselect", "ignore", "ignore_glob", "stepwise")
+    return asked and not any(getattr(option, name, None) for name in fewer)
 
 
 def _mended_everywhere(baseline: Baseline, run: Run, target: str) -> Iterator[Result]:
-    """Known deviations of a whole clause (universal ones, mostly) that no test of a whole run has shown."""
-    judged = {item.clause for item in run.universals if item.checked}
-    judged |= {check.clause for result in run.results for check in result.checks if check.verdict == "PASS"}
-    deviating = {c.clause for result in run.results for c in result.checks if c.verdict in DEVIATES}
+    """Known deviations that no test of a whole run has shown: of a whole clause, or of a universal check in tests that
+    are named. What a test says of a clause that it names itself was told with the test.
+    """
+    universal = {item.clause for item in run.universals if item.checked}
+    fired = {item.clause for item in run.universals if item.failed}
+    judged = universal | {check.clause for result in run.results for check in result.checks if check.verdict == "PASS"}
     for entry in baseline.deviations:
-        if entry.tests or entry.sometimes or entry.clause in deviating or entry.clause not in judged:
+        if entry.sometimes or entry.clause not in (universal if entry.tests else judged):
             continue
-        reason = "the baseline says that this clause deviates; no test of this run has shown it"
+        if not entry.tests and entry.clause in fired:
+            continue  # in an attempt that did not count
+        covered = [result for result in run.results if entry.covers(entry.clause, result.test)]
+        told = [check for result in covered for check in result.checks if check.clause == entry.clause]
+        if any(check.verdict in DEVIATES or (entry.tests and not check.universal) for check in told):
+            continue
+        verdicts = {result.verdict for result in covered} - {"SKIP"}
+        if entry.tests and (not verdicts or verdicts & LOST_VERDICTS):
+            continue
+        which = f" in {', '.join(entry.tests)}" if entry.tests else ""
+        reason = f"the baseline says that this clause deviates{which}; no test of this run has shown it"
         reference = BaselineRef(reason=entry.reason, reference=entry.reference)
         check = Check(clause=entry.clause, verdict="PASS", news="mended", baseline=reference, summary=reason)
-        test = f"baselines/{target}.toml::{entry.clause}"
+        test = f"{OF_BASELINE}{target}.toml::{entry.clause}{f'[{entry.tests[0]}]' if entry.tests else ''}"
         yield Result(test=test, target=target, verdict="PASS", news="mended", reason=reason, checks=[check])
 
 

@@ -20,7 +20,6 @@ from harness import universal
 from harness.answer_bytes import encode_record
 from harness.asm import Assembler
 from harness.exit import Exit
-from harness.expect import Match
 from harness.guest import Guest
 from harness.hello import Hello
 from harness.l1 import L1
@@ -202,11 +201,6 @@ class ReplayL1(L1):
             self._on_exit(self._replay.asked - 1, exit)
         if self._ask:
             super().judge(exit, guest, gif_known=gif_known)
-
-    @property
-    def fired(self) -> dict[str, Match]:
-        """The universal checks that came out false."""
-        return self.universal
 
 
 UNIVERSAL_CHECKS = tuple(universal.CHECKS)

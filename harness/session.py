@@ -145,25 +145,32 @@ class Session:
             hello = link.hello(capabilities.boot_deadline_s)
             self.boots += 1
             boot = Boot(self.boots, link, hello)
-            self._send(boot, _prelude(), self.deadline_s)
+            self._prepare(boot)
         except TargetError as error:
             self._failed_starts += 1
             self._last_failure = str(error)
             raise TargetLost("MISS", "missing", f"{self.target.name} did not start: {error}", log=error.log) from error
         except LinkError as error:
-            self._failed_starts += 1
-            lost = self._lost(error, capabilities.boot_deadline_s)
-            self._last_failure = lost.reason
-            raise TargetLost(
-                "MISS", "missing", f"{self.target.name} started, but its executor cannot be used: {lost.reason}",
-                frames=lost.frames, log=lost.log,
-            ) from error  # fmt: skip
+            raise self._unusable(self._lost(error, capabilities.boot_deadline_s)) from error
         self._failed_starts = 0
         self._on_event(
             "boot",
             f"boot {boot.number}, executor {hello.build_id.hex()}, lane {'memory' if link.on_lane else 'serial'}",
         )
         return boot
+
+    def _prepare(self, boot: Boot) -> None:
+        """A boot that ends over what every boot begins with is a failed start: no test has asked it anything."""
+        try:
+            self._send(boot, _prelude(), self.deadline_s)
+        except TargetLost as lost:
+            raise self._unusable(lost) from lost
+
+    def _unusable(self, lost: TargetLost) -> TargetLost:
+        self._failed_starts += 1
+        self._last_failure = lost.reason
+        reason = f"{self.target.name} started, but its executor cannot be used: {lost.reason}"
+        return TargetLost("MISS", "missing", reason, frames=lost.frames, log=lost.log)
 
     def _lost(self, error: LinkError, deadline_s: float) -> TargetLost:
         log = self.target.log_tail()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.asm import Assembler
 from harness.baseline import Baseline
 from harness.clauses import Clause, load_clauses
+from harness.hello import Hello
 from harness.l1 import Tally
 from harness.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
@@ -78,6 +80,7 @@ class Worker:
         self._make_target = make_target or self._create
         self._cpus = settings.cpus
         self._boots_before = 0
+        self._last_hello: Hello | None = None
         self._closed = False
         try:
             self.target = self._make_target(self._cpus)
@@ -100,10 +103,10 @@ class Worker:
 
     def machine(self) -> str:
         """The machine in one line."""
-        boot = self.session.running
-        if boot is None:
+        hello = self._hello()
+        if hello is None:
             return f"{self.target.name}, {self.target.version()}"
-        cpuid = boot.hello.cpuid
+        cpuid = hello.cpuid
         edx = f"Fn8000_000A EDX {cpuid.svm_bits:08X}h"
         return f"{self.target.name}, {self.target.version()}; {cpuid.vendor} {cpuid.brand.strip()}, {edx}"
 
@@ -114,14 +117,16 @@ class Worker:
             "--bochs": self.settings.bochs,
             "--cpu": self.settings.cpu_model,
             "--without": ",".join(self.settings.without),
+            "--baud": str(self.settings.baud or ""),
         }
         extra = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
+        extra += " --dangerous" * self.settings.dangerous
         return f"./nsvm run --target {shlex.quote(self.settings.target)}{extra} {shlex.quote(test)}"
 
     def write_target(self) -> None:
         """Writes down what the target is, as soon and as far as it is known."""
-        boot = self.session.running
-        leaves = [] if boot is None else [(*key, *value) for key, value in sorted(boot.hello.cpuid.leaves.items())]
+        hello = self._hello()
+        leaves = [] if hello is None else [(*key, *value) for key, value in sorted(hello.cpuid.leaves.items())]
         self.writer.write(
             TargetInfo(
                 target=self.settings.target,
@@ -129,28 +134,38 @@ class Worker:
                 version=self.target.version(),
                 command=self.target.command_line(),
                 baselines=self.target.baselines,
-                executor_build="" if boot is None else boot.hello.build_id.hex(),
+                executor_build="" if hello is None else hello.build_id.hex(),
                 cpuid=leaves,
-                edx=0 if boot is None else boot.hello.cpuid.svm_bits,
+                edx=0 if hello is None else hello.cpuid.svm_bits,
                 boots=self._boots_before + self.session.boots,
             )
         )
 
     def close(self) -> None:
-        """Ends the target and writes what was counted; may be called again."""
+        """Writes what was counted and ends the target; may be called again.
+
+        The target is ended whatever becomes of the rest: a full disk must leave no machine running and no host held.
+        """
         if self._closed:
             return
         self._closed = True
-        for clause, tally in sorted(self.tallies.items()):
-            self.writer.write(
-                Universal(target=self.settings.target, clause=clause, checked=tally.checked, failed=tally.failed)
-            )
-        if self.session.boots:
-            self.write_target()
-        self.session.close()
-        release(self.target)
-        self.writer.close()
-        self._workdir.cleanup()
+        with ExitStack() as ending:
+            ending.callback(self._workdir.cleanup)
+            ending.callback(self.writer.close)
+            ending.callback(lambda: release(self.target))
+            ending.callback(self.session.close)
+            for clause, tally in sorted(self.tallies.items()):
+                self.writer.write(
+                    Universal(target=self.settings.target, clause=clause, checked=tally.checked, failed=tally.failed)
+                )
+            if self.session.boots:
+                self.write_target()
+
+    def _hello(self) -> Hello | None:
+        """What L1 said of the machine: at this boot, or at the last one where there is none now."""
+        if self.session.running is not None:
+            self._last_hello = self.session.running.hello
+        return self._last_hello
 
     def _session(self) -> Session:
         return Session(self.target, use_lane=self.settings.lane != "serial", on_event=self._event)

@@ -7,8 +7,8 @@ from pathlib import PurePath
 from markupsafe import Markup
 
 from harness.flaky import Comparison, Flaky
-from reports.html import _digest, _environment, _raw
-from reports.text import line
+from harness.text import line
+from reports.page import digest, environment, raw
 
 SHOWN_MAX = 40
 REASON_MAX = 200
@@ -36,14 +36,14 @@ def again(each: Flaky) -> str:
 
 def render_flaky(comparison: Comparison) -> str:
     """The page. Its links lead to the runs' own pages, in folders of the runs' names beside it."""
-    env = _environment()
-    style = _raw(env, "report.css")
+    env = environment()
+    style = raw(env, "report.css")
     assert "</" not in style
     page = env.get_template("flaky.html.j2").render(
         c=comparison,
         again=again,
         style=Markup(style),
-        policy=f"default-src 'none'; style-src {_digest(style)}; base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; style-src {digest(style)}; base-uri 'none'; form-action 'none'",
         runs=[
             (name, PurePath(name) / "index.html", s)
             for name, s in zip(comparison.names, comparison.summaries, strict=True)

@@ -6,39 +6,25 @@ The page needs no script to be read: the one it has filters the clause tables, a
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.record import BAD_VERDICTS, Evidence
+from harness.record import BAD_VERDICTS
 from harness.summary import (
     BitSummary,
     ClauseSummary,
-    Deviation,
     Judged,
-    Outcome,
     Summary,
     events_of,
 )
-from reports.text import block, ends, line
+from reports.page import digest, environment, raw, split_param
+from reports.shown import shown_deviations
 
-EVIDENCE_BUDGET_BYTES = 1_600_000
-FULL_EVIDENCE_PER_NEW = 3
-ROWS_MAX = 64
-CODE_MAX = 64
-FRAMES_MAX = 16
-EVIDENCES_MAX = 8
 EVENTS_MAX = 200
-L0_LOG_MAX = 7600
 TESTS_LISTED_MAX = 400
-COMMANDS_MAX = 12
-_PARAMETERS = re.compile(r"\[[^']*\]'$")
 
 TRUST = (
     ("APM", "AMD64 Architecture Programmer's Manual, volume 2: the text states it or directly implies it"),
@@ -75,61 +61,6 @@ VERDICT_TEXT = (
 )
 
 
-def anchor(prefix: str, *names: str) -> str:
-    """A fragment id made of names; equal names give equal ids, different ones different ids."""
-    text = "~".join(names)
-    slug = re.sub(r"[^A-Za-z0-9._~-]", "_", text)[:120]
-    if slug != text:
-        slug += "-" + hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
-    return f"{prefix}-{slug}"
-
-
-def reference(text: str) -> Markup | str:
-    """A link if it is one http(s) URL and nothing else, with the URL as its text, so that paper shows it too."""
-    if re.fullmatch(r"https?://[A-Za-z0-9._~:/?#@!$&()*+,;=%-]{3,400}", text):
-        return Markup('<a href="{0}" rel="noreferrer">{0}</a>').format(text)
-    return line(text, 400)
-
-
-def split_param(test: str) -> tuple[str, str]:
-    """A node id as (function, parameters): "a.py::test_x[y]" is ("a.py::test_x", "y")."""
-    head, found, rest = test.partition("[")
-    return (head, rest.removesuffix("]")) if found else (test, "")
-
-
-@dataclass(slots=True)
-class ShownEvidence:
-    """The evidence of one outcome as it is shown. `left_out` says why there is none or less."""
-
-    outcome: Outcome
-    items: list[Evidence] = field(default_factory=list)
-    left_out: str = ""
-
-
-@dataclass(slots=True)
-class ShownDeviation:
-    """A deviation with the outcomes whose evidence is shown here, and all of them as rows."""
-
-    deviation: Deviation
-    anchor: str
-    full: list[ShownEvidence]
-    elsewhere: list[tuple[str, str]]
-    """(test, anchor) of evidence that another deviation shows."""
-    commands: list[str]
-    alike: list[Alike]
-
-
-@dataclass(slots=True)
-class Alike:
-    """The parameters of one test function that deviate in the same words."""
-
-    function: str
-    params: list[str]
-    verdict: str
-    summary: str
-    fresh_differs: bool
-
-
 @dataclass(slots=True)
 class TestGroup:
     """The parameters of one test function that came out alike."""
@@ -138,92 +69,6 @@ class TestGroup:
     news: str
     params: list[str]
     link: str
-
-
-class _Budget:
-    """Shows evidence until the page has enough of it."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.left = limit_bytes
-        self.shown: dict[int, str] = {}
-
-    def show(self, outcome: Outcome, where: str) -> ShownEvidence:
-        shown = ShownEvidence(outcome)
-        self.shown[outcome.number] = where
-        for evidence in outcome.result.evidence[:EVIDENCES_MAX]:
-            bounded = _bounded(evidence)
-            size = _size(bounded)
-            if size > self.left:
-                shown.left_out = "More evidence is in run.jsonl; it was left out here to keep the page small."
-                break
-            self.left -= size
-            shown.items.append(bounded)
-        if len(outcome.result.evidence) > EVIDENCES_MAX:
-            shown.left_out = f"{len(outcome.result.evidence) - EVIDENCES_MAX} more pieces of evidence are in run.jsonl."
-        elif not outcome.result.evidence:
-            shown.left_out = "The record holds no further evidence for this test."
-        return shown
-
-
-def _bounded(evidence: Evidence) -> Evidence:
-    """Rows that differ first, the code around its mark, the last frames, the end of the log, both ends of L0's."""
-    rows = sorted(evidence.rows, key=lambda r: r.ok)
-    code = list(evidence.code)
-    if len(code) > CODE_MAX:
-        at = next((i for i, c in enumerate(code) if c.mark), 0)
-        first = max(0, min(at - CODE_MAX // 2, len(code) - CODE_MAX))
-        code = code[first : first + CODE_MAX]
-    return Evidence(
-        title=evidence.title,
-        rows=tuple(rows[:ROWS_MAX]),
-        code=tuple(code),
-        frames=tuple(line(f, 240) for f in evidence.frames[-FRAMES_MAX:]),
-        log=block(evidence.log),
-        l0_log=ends(evidence.l0_log, L0_LOG_MAX),
-    )
-
-
-def _size(evidence: Evidence) -> int:
-    """About how many bytes of HTML it takes."""
-    rows = sum(160 + sum(min(len(t), 400) for t in (r.name, r.expected, r.got, r.meaning)) for r in evidence.rows)
-    code = sum(110 + min(len(c.text), 200) + min(len(c.bytes), 60) for c in evidence.code)
-    return 400 + rows + code + sum(len(f) + 8 for f in evidence.frames) + len(evidence.log) + len(evidence.l0_log)
-
-
-def _deviations(summary: Summary, budget: _Budget) -> list[ShownDeviation]:
-    shown = []
-    for deviation in summary.deviations:
-        where = anchor("d", deviation.category, deviation.target, deviation.clause.info.id)
-        full: list[ShownEvidence] = []
-        elsewhere: list[tuple[str, str]] = []
-        wanted = FULL_EVIDENCE_PER_NEW if deviation.category == "new" else 1
-        said: set[tuple[str, str]] = set()
-        for judged in sorted(deviation.judged, key=lambda j: not j.outcome.result.evidence):
-            if deviation.category == "mended" or len(full) >= wanted:
-                break
-            if (judged.verdict, judged.summary) in said:
-                continue
-            said.add((judged.verdict, judged.summary))
-            other = budget.shown.get(judged.outcome.number)
-            if other is not None:
-                if len(elsewhere) < wanted:
-                    elsewhere.append((judged.outcome.test, other))
-                continue
-            if elsewhere and deviation.category == "known":
-                break
-            full.append(budget.show(judged.outcome, where))
-        commands = _few(j.outcome.result.rerun for j in deviation.judged if j.outcome.result.rerun)
-        shown.append(ShownDeviation(deviation, where, full, elsewhere, commands, _alike(deviation.judged)))
-    return shown
-
-
-def _alike(judged: Sequence[Judged]) -> list[Alike]:
-    found: dict[tuple[str, str, str, bool], Alike] = {}
-    for item in judged:
-        function, param = split_param(item.outcome.test)
-        key = (function, item.verdict, item.summary, item.outcome.fresh_differs)
-        found.setdefault(key, Alike(function, [], item.verdict, item.summary, key[3])).params.append(param)
-    return list(found.values())
 
 
 def _test_groups(judged: Sequence[Judged], links: dict[tuple[str, str, str], str]) -> dict[str, list[TestGroup]]:
@@ -255,21 +100,6 @@ def _skips(summary: Summary) -> list[SkipGroup]:
             key = (outcome.target, reason)
             groups.setdefault(key, SkipGroup(outcome.target, reason, [])).tests.append(outcome.test)
     return sorted(groups.values(), key=lambda g: (g.target, -len(g.tests)))
-
-
-def listed(tests: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Node ids as (function, its parameters)."""
-    found: dict[str, list[str]] = {}
-    for test in tests:
-        function, param = split_param(test)
-        found.setdefault(function, []).append(param)
-    return list(found.items())
-
-
-def _few(commands: Iterable[str]) -> list[str]:
-    """The commands, each once; where they are many, one a test function, which runs all its parameters."""
-    each = list(dict.fromkeys(commands))
-    return each if len(each) <= COMMANDS_MAX else list(dict.fromkeys(_PARAMETERS.sub("'", text) for text in each))
 
 
 def _cut_short(summary: Summary) -> list[str]:
@@ -310,49 +140,13 @@ def _bit_words(bit: BitSummary) -> str:
     return "reserved bit, nothing to ask" if bit.reserved else "no clauses yet"
 
 
-def top_reasons(reasons: Counter[str], most: int = 2) -> list[tuple[str, int]]:
-    """The commonest reasons."""
-    return reasons.most_common(most)
-
-
-def _environment() -> Environment:
-    def finalize(value: object) -> object:
-        if value is None:
-            return ""
-        if isinstance(value, Markup) or not isinstance(value, str):
-            return value
-        return block(value, 8000) if "\n" in value else line(value, 2000)
-
-    env = Environment(
-        loader=PackageLoader("reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters.update(line=line, block=block, ends=ends, reference=reference, listed=listed, top_reasons=top_reasons)
-    env.globals.update(anchor=anchor, split_param=split_param)
-    return env
-
-
-def _digest(text: str) -> str:
-    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
-
-
-def _raw(env: Environment, name: str) -> str:
-    assert env.loader is not None
-    return env.loader.get_source(env, name)[0].strip()
-
-
 def render_html(summary: Summary) -> str:
     """The whole page as text."""
-    env = _environment()
-    budget = _Budget(EVIDENCE_BUDGET_BYTES)
-    deviations = _deviations(summary, budget)
+    env = environment()
+    deviations = shown_deviations(summary)
     links = {(d.deviation.category, d.deviation.target, d.deviation.clause.info.id): d.anchor for d in deviations}
     events = events_of(summary.run.events, routine=False)
-    style, script = _raw(env, "report.css"), _raw(env, "report.js")
+    style, script = raw(env, "report.css"), raw(env, "report.js")
     assert "</" not in style and "</" not in script
     clauses = [c for bit in summary.bits for c in bit.clauses]
     page = env.get_template("report.html.j2").render(
@@ -361,7 +155,7 @@ def render_html(summary: Summary) -> str:
         status=_status(summary),
         style=Markup(style),
         script=Markup(script),
-        policy=f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; base-uri 'none'; "
+        policy=f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; base-uri 'none'; "
         "form-action 'none'",
         targets=[t.name for t in summary.targets],
         single=len(summary.targets) == 1,

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from datetime import datetime
 
 from harness.summary import Machine, Outcome, Summary, TargetSummary
-from reports.text import block, ends, line, visible
+from harness.text import block, ends, line, visible
 
 _REASON_MAX = 600
 _BODY_MAX = 20_000

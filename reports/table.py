@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.summary import BitSummary, Deviation, Summary, TargetSummary
-from reports.text import line
+from harness.text import line
 
 PLAIN_WIDTH = 80
 DEVIATIONS_MAX = 12
 LOST_MAX = 8
+NUMBER_DIGITS = 4
 _STYLES = {
     "PASS": "green",
     "FAIL": "red",
@@ -89,15 +90,17 @@ def _print_target(console: Console, summary: Summary, target: TargetSummary) -> 
     for machine in target.machines:
         facts = machine.facts
         about = [machine.info.version, facts.get("Vendor", ""), facts.get("Processor brand", "")]
-        about.append(f"Fn8000_000A EDX {machine.info.edx:08X}h")
+        if machine.info.booted:
+            about.append(f"Fn8000_000A EDX {machine.info.edx:08X}h")
         told = "; ".join(line(a, 120) for a in about if a and a != "none")
         console.print(Text(f"{line(target.name, 60)}: {told}"), soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("bit", justify="right", no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=24)
-    table.add_column("offered", no_wrap=True)
-    for title in ("tests", "pass", "known", "new", "mend", "skip", "lost"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, show_edge=False)
+    table.add_column("bit", justify="right", no_wrap=True, min_width=3)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=24)  # alone gives way where room is short
+    table.add_column("offer", no_wrap=True, min_width=5)
+    apart = target.tally.universal > 0
+    for title in ("tests", "pass", *(("univ",) if apart else ()), "known", "new", "mend", "skip", "lost"):
+        table.add_column(title, justify="right", no_wrap=True, min_width=max(len(title), NUMBER_DIGITS))
     table.add_column("verdict", no_wrap=True, min_width=len("CRASH mended"))
     quiet: list[BitSummary] = []
     for bit in summary.bits:
@@ -106,16 +109,22 @@ def _print_target(console: Console, summary: Summary, target: TargetSummary) -> 
             continue
         cell = bit.cells[target.name]
         tally = cell.tally
-        numbers = (tally.tests, tally.passed, tally.known, tally.new, tally.mended, tally.skipped, tally.lost)
-        styles = ("", "", "", "bold red", "blue", "", "yellow")
+        universal = ((tally.universal, ""),) if apart else ()
+        numbers = (
+            (tally.tests, ""), (tally.passed, ""), *universal, (tally.known_named, ""), (tally.new, "bold red"),
+            (tally.mended, "blue"), (tally.skipped, ""), (tally.lost, "yellow"),
+        )  # fmt: skip
         table.add_row(
             "" if bit.bit is None else str(bit.bit),
             Text(line(bit.title if bit.bit is None and bit.title else bit.key, 60)),
             {None: "" if bit.bit is None else "?", True: "yes", False: "no"}[cell.offered],
-            *(Text(str(n), style=style if n else "dim") for n, style in zip(numbers, styles, strict=True)),
+            *(Text(str(n), style=style if n else "dim") for n, style in numbers),
             _verdict(cell.verdict, cell.category),
         )
     console.print(table)
+    if apart:
+        text = "univ: known deviations of universal checks only; what these tests name themselves holds."
+        console.print(Text(text), style="dim")
     _print_quiet(console, quiet, target.name)
     console.print()
 

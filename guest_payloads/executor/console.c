@@ -1,4 +1,4 @@
-/* The console the harness is at: a UART; on Xen, where there is none, the PV console; or what the command line asks for. */
+/* The console the harness is at: a UART; on Xen the PV console; or what the command line asks for. */
 #include "executor.h"
 
 #define PORT_E9 0xE9
@@ -15,7 +15,9 @@ void console_start(void)
     if (kind == CONSOLE_VIRTIO && virtio_console_start())
         return;
     uart_start(boot.uart_port);
-    kind = boot_kind == BOOT_PVH && !uart_is_there() && xen_console_start() ? CONSOLE_XEN : CONSOLE_UART;
+    /* An HVM guest has a UART too, but each access to it is an errand of the control domain's QEMU. */
+    int may_be_xen = boot_kind == BOOT_BIOS || (boot_kind == BOOT_PVH && !uart_is_there());
+    kind = may_be_xen && xen_console_start() ? CONSOLE_XEN : CONSOLE_UART;
 }
 
 int console_get(u8 *errors)

@@ -1,4 +1,4 @@
-/* The Xen PV console: a ring of bytes in a page shared with the control domain. A PVH guest has no UART. */
+/* The Xen PV console: a ring of bytes in a page shared with the control domain. A PVH guest has no UART, and an HVM guest's is slow. */
 #include "executor.h"
 
 enum { SCHED_OP = 29, EVENT_CHANNEL_OP = 32, HVM_OP = 34 };

@@ -27,7 +27,7 @@ from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
 from harness.cli.render import find_run
 from harness.record import BAD_VERDICTS, FILE_NAME, load
-from harness.summary import Judged, Summary, summarise
+from harness.summary import OF_BASELINE, Judged, Summary, summarise
 
 UNIVERSAL_TESTS_MAX = 20
 """A universal check that fires in more tests than this is blessed for all of them: it speaks of every VMRUN."""
@@ -112,9 +112,11 @@ def run(args: argparse.Namespace) -> int:
     lost = sum(target.tally.lost for target in summary.targets)
     if lost:
         say(f"{lost} tests ended without a verdict (ERROR or MISS); those cannot be blessed")
+    for name in _by_hand(summary, args.clause):
+        say(f"{name} is mended as a whole: take its entry out by hand, or bound its versions")
     if not proposals:
         print(
-            "Nothing to bless: the run holds no new and no mended deviation"
+            "Nothing to write: the run holds no deviation that is new or mended in a test"
             + (" of these clauses" if args.clause else "")
             + "."
         )
@@ -152,7 +154,7 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         new = [
             judged
             for judged in _found(summary, target.name, "new", args.clause)
-            if there.known(judged.clause, judged.outcome.test, judged.verdict) is None
+            if there.known(judged.clause, judged.outcome.test, judged.verdict, _fields(judged)) is None
         ]
         mended = _found(summary, target.name, "mended", args.clause)
         known = _found(summary, target.name, "known", [])
@@ -168,6 +170,17 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
                 _check(after, path)
                 proposals.append(Proposal(path, before, after))
     return proposals
+
+
+def _fields(judged: Judged) -> list[str]:
+    """The rows that differed. A universal check's evidence begins with its clause, that of the test itself does not."""
+    return [
+        row.name
+        for evidence in judged.outcome.result.evidence
+        if evidence.title.startswith(f"{judged.clause}, ") is judged.universal
+        for row in evidence.rows
+        if not row.ok
+    ]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -189,6 +202,12 @@ def _found(summary: Summary, target: str, category: str, wanted: Sequence[str]) 
         for judged in deviation.judged
         if not wanted or any(fnmatchcase(judged.clause, pattern) for pattern in wanted)
     ]
+
+
+def _by_hand(summary: Summary, wanted: Sequence[str]) -> list[str]:
+    """Mended clauses whose entries are of all tests, or of a universal check in some: a person takes them out."""
+    mended = (j for target in summary.targets for j in _found(summary, target.name, "mended", wanted))
+    return list(dict.fromkeys(judged.clause for judged in mended if judged.outcome.test.startswith(OF_BASELINE)))
 
 
 def _grouped(found: Iterable[Judged]) -> dict[tuple[str, str], list[Judged]]:
@@ -213,7 +232,7 @@ def _entry(
     """The text of one entry."""
     clause, verdict = key
     tests = list(dict.fromkeys(_name(judged.outcome.test) for judged in found))
-    universal = all(judged.check is not None and judged.check.universal for judged in found)
+    universal = all(judged.universal for judged in found)
     lines = ["[[deviation]]", f"clause = {_string(clause)}"]
     if not (universal and len(tests) > UNIVERSAL_TESTS_MAX):
         ran = {_name(outcome.test) for outcome in summary.outcomes if outcome.target == target}

@@ -13,6 +13,7 @@ from harness.cli.console import EXIT_OK, HarnessError
 from harness.svm.cpuid import SVM_BITS, Cpuid
 from harness.svm.events import vector_name
 from harness.svm.msr import MSR, describe_msr
+from harness.text import line
 
 LEAF = 0x8000_000A
 DEADLINE_S = 30.0
@@ -118,7 +119,7 @@ def _print(
     target: str, version: str, cpuid: Cpuid, leaf: tuple[int, int, int, int], msrs: list[dict[str, Any]]
 ) -> None:
     eax, ebx, ecx, edx = leaf
-    print(f"{target}: {version}; {cpuid.vendor} {cpuid.brand.strip()}")
+    print(line(f"{target}: {version}; {cpuid.vendor} {cpuid.brand.strip()}"))
     print(f"SVM {'offered' if cpuid.svm else 'NOT offered'} (Fn8000_0001 ECX bit 2)")
     print()
     print(f"Fn8000_000A EAX {eax:08X}  bits 7:0 revision {eax & 0xFF}; bits 31:8 reserved{_odd(eax >> 8)}")

@@ -6,10 +6,12 @@ import argparse
 import json
 import sys
 
-from harness.cli.console import EXIT_OK
+from harness.cli.console import EXIT_OK, UserError
 from harness.cli.render import find_run
 from harness.compare import ClauseDifference, Kind, compare
-from harness.record import FILE_NAME, load
+from harness.record import FILE_NAME, Run, load
+from harness.targets import file_name
+from harness.text import line
 
 WIDTH = 160
 
@@ -34,25 +36,42 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 
 def run(args: argparse.Namespace) -> int:
     """Compares."""
-    records = [load(find_run(folder) / FILE_NAME) for folder in (args.first, args.second)]
+    records = [_load(folder) for folder in (args.first, args.second)]
     found = [each for each in compare(records[0].results, records[1].results) if args.clause in each.clause]
     if args.json:
         json.dump([_as_json(each) for each in found], sys.stdout, indent=1)
         print()
         return EXIT_OK
-    names = [", ".join(dict.fromkeys(info.target for info in record.targets)) or "?" for record in records]
-    print(f"first: {names[0]} ({args.first}); second: {names[1]} ({args.second})\n")
+    names = [", ".join(_targets(record)) or "?" for record in records]
+    print(line(f"first: {names[0]} ({args.first}); second: {names[1]} ({args.second})") + "\n")
+    for name, record in zip(("first", "second"), records, strict=True):
+        if not record.complete or record.interrupted:
+            print(f"note: the {name} run was cut short: what it did not come to is told as not answered\n")
     for each in found:
         counts = "; ".join(f"{kind.value}: {len(each.of(kind))}" for kind in Kind if each.of(kind))
-        print(f"{each.clause}\n  {counts}")
+        print(f"{line(each.clause)}\n  {counts}")
         for cell in each.cells if args.tests else ():
-            print(f"    {cell.test.rpartition('::')[2]}  [{cell.kind.name}]")
-            print(f"      first:  {cell.left[:WIDTH]}\n      second: {cell.right[:WIDTH]}")
+            print(f"    {line(cell.test.rpartition('::')[2])}  [{cell.kind.name}]")
+            print(f"      first:  {line(cell.left, WIDTH)}\n      second: {line(cell.right, WIDTH)}")
     print()
     for kind in Kind:
         cells = sum(len(each.of(kind)) for each in found)
         print(f"{cells:6}  {kind.value} ({sum(bool(each.of(kind)) for each in found)} clauses)")
     return EXIT_OK
+
+
+def _load(folder: str) -> Run:
+    """The record of a run on one target; raises UserError for one on several, whose tests have the same names."""
+    found = find_run(folder)
+    run = load(found / FILE_NAME)
+    if len(names := _targets(run)) > 1:
+        below = f"{folder.rstrip('/')}/{file_name(names[0])}"
+        raise UserError(f"{folder}: holds runs on {', '.join(names)}; give the folder of one of them, as {below}")
+    return run
+
+
+def _targets(run: Run) -> list[str]:
+    return list(dict.fromkeys([*(info.target for info in run.targets), *(result.target for result in run.results)]))
 
 
 def _as_json(each: ClauseDifference) -> dict[str, object]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from harness.text import visible
+
 EXIT_OK = 0
 EXIT_NEW = 1
 EXIT_USAGE = 2
@@ -21,5 +23,8 @@ class HarnessError(Exception):
 
 
 def say(text: str) -> None:
-    """A line to the person, on the error stream, so that standard output stays for results."""
-    print(f"nsvm: {text}", file=sys.stderr, flush=True)
+    """A line to the person, on the error stream, so that standard output stays for results.
+
+    It may quote a log or a host: nothing in it acts on the terminal.
+    """
+    print(f"nsvm: {visible(text, keep=chr(10))}", file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
 """What the commands need from Debian, and how it gets there.
 
 A need names a tool, the package that has it and why it is wanted. Nothing is installed before that is said, and
-without root, or with
-`--no-install`, the command that would do it is printed instead.
+without root, or with `--no-install`, the command that would do it is printed instead.
 """
 
 from __future__ import annotations
@@ -44,8 +43,9 @@ BUILD_TOOLS = (
 )
 
 
+STATIC_LIBC = Need("libc.a", "libc6-dev", "links the small VMM that is put onto hosts")
 TEST_TOOLS = (
-    (("/usr/lib/x86_64-linux-gnu/libc.a",), Need("libc.a", "libc6-dev", "links the small VMM that is put onto hosts")),
+    (("/usr/lib/x86_64-linux-gnu/libc.a",), STATIC_LIBC),
     (("clang",), Need("clang", "clang", "the second compiler that the executor must build with")),
     (("grub-mkrescue",), Need("grub-mkrescue", "grub-common grub-pc-bin", "boots the executor by multiboot2")),
     (("xorriso",), Need("xorriso", "xorriso", "makes the CD image that GRUB boots from")),

@@ -44,6 +44,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 def run(args: argparse.Namespace) -> int:
     """Looks, and tells."""
     programs = machine.programs_of(args)
+    if args.no_boot and args.target is None:
+        raise UserError("--no-boot goes with --target: without one no guest is started")
     if args.target is not None:
         if args.target not in machine.known_targets():
             machine.check_targets([args.target])

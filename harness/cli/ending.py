@@ -72,13 +72,18 @@ def _report(out: Path, *, brief: bool) -> int:
     record = out / FILE_NAME
     html, junit = out / "index.html", out / "junit.xml"
     done = all(path.exists() and path.stat().st_mtime_ns > record.stat().st_mtime_ns for path in (html, junit))
-    summary: Summary = summarise(load(record)) if done else render_all(out, html=html, junit=junit).summary
+    status = EXIT_OK
+    try:
+        summary: Summary = summarise(load(record)) if done else render_all(out, html=html, junit=junit).summary
+    except OSError as error:  # a full disk, mostly: what is known is told all the same
+        say(f"the report cannot be written: {error}")
+        summary, status = summarise(load(record)), EXIT_HARNESS
     if brief:
         print(f"{summary.sentence}. Report: {short(html)}", flush=True)
-        return summary.exit_status
-    print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
-    print(f"Report: {short(html)} (junit.xml and the record, {record.name}, beside it)", flush=True)
-    return summary.exit_status
+    else:
+        print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
+        print(f"Report: {short(html)} (junit.xml and the record, {record.name}, beside it)", flush=True)
+    return summary.exit_status or status
 
 
 def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from harness.baseline import BaselineError, read_all
-from harness.clauses import load_clauses
+from harness.clauses import ClauseError, load_clauses
 from harness.cli.clauses import collect
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
@@ -25,8 +25,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         description="Prints docs/findings.md as the baselines have it. Exit status 0; with --check 1 if the page that "
         "is there is not the one they give.",
     )
-    parser.add_argument("--write", action="store_true", help="write docs/findings.md")
-    parser.add_argument("--check", action="store_true", help="say whether docs/findings.md is up to date")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--write", action="store_true", help="write docs/findings.md")
+    either.add_argument("--check", action="store_true", help="say whether docs/findings.md is up to date")
     parser.set_defaults(run=run)
 
 
@@ -47,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
 def make(root: Path) -> str:
     """The page's text. Raises UserError if a baseline is wrong."""
-    clauses = load_clauses(root / "suites")
-    collected = collect()
     try:
+        clauses = load_clauses(root / "suites")
+        collected = collect()
         return page({name: find(read_all(root / "baselines" / f"{name}.toml"), clauses, collected) for name in NAMES})
-    except BaselineError as error:
+    except (BaselineError, ClauseError) as error:
         raise UserError(str(error)) from None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError
-from harness.cli.debian import Need, ensure, missing_build_tools
+from harness.cli.debian import STATIC_LIBC, Need, ensure, missing_build_tools
 from harness.leftovers import WorkFolder
 from harness.steps import MalformedAnswer, Record, Step, encode_list, split_records
 
@@ -122,7 +122,7 @@ def prepare(names: Sequence[str], programs: Programs, *, may_install: bool) -> N
     needs = missing_build_tools()
     hosts = any(name.startswith((*REMOTE, "sim:")) for name in names)
     if hosts and not all(path.exists() for path in LIBRARIES):
-        needs.append(Need("libc.a", "libc6-dev", "links the small VMM that is put onto hosts"))
+        needs.append(STATIC_LIBC)
     for name in names:
         needs += missing_for(name, programs)
     ensure(needs, may_install=may_install, log=LOG / "apt.log")

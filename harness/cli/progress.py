@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from harness.text import line
+
 LINE_EVERY_S = 10.0
 SHOWN_MAX = 40
+LINE_MAX = 600
+REASON_MAX = 160
 
 _COLLECTED = re.compile(rb"collected (\d+) items?(?: / \d+ deselected / (\d+) selected)?")
 _WORKERS = re.compile(rb"^\d+ workers? \[(\d+) items?\]", re.MULTILINE)
@@ -44,9 +48,9 @@ class Tail:
         self.at += len(data)
         *lines, self.rest = (self.rest + data).split(b"\n")
         read = []
-        for line in lines:
+        for each in lines:
             try:
-                value = json.loads(line)
+                value = json.loads(each)
             except ValueError:
                 continue
             if isinstance(value, dict):
@@ -62,7 +66,6 @@ class Counts:
     total: int | None = None
     tests: dict[str, str] = field(default_factory=dict)
     """What is known of each test: "ok", "new", "known", "mended", "skipped" or "lost"."""
-    last_event: str = ""
 
     def take(self, record: dict[str, Any]) -> str | None:
         """Counts one record; gives a line to show at once if it is one a person waits for."""
@@ -73,9 +76,7 @@ class Counts:
             self.tests[test] = "lost" if verdict in ("ERROR", "MISS") else news
             if self.tests[test] in ("new", "mended", "lost"):
                 what = {"new": f"new {verdict}", "mended": "mended", "lost": verdict}[self.tests[test]]
-                return f"{what:10} {test}: {str(record.get('reason', ''))[:160]}"
-        elif kind == "event" and record.get("what") != "boot":
-            self.last_event = f"{record.get('what')}: {str(record.get('detail', ''))[:80]}"
+                return line(f"{what:10} {test}: {str(record.get('reason', ''))[:REASON_MAX]}", LINE_MAX)
         return None
 
     def number(self, state: str) -> int:

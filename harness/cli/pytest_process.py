@@ -120,7 +120,11 @@ class PytestProcess:
     def _keep(self, process: subprocess.Popen[bytes], log: Path) -> None:
         """Writes pytest's output to the log; its beginning says how many tests there are."""
         assert process.stdout is not None
-        with open(log, "wb", buffering=0) as file:
+        try:
+            kept = open(log, "wb", buffering=0)  # noqa: SIM115
+        except OSError:  # whatever becomes of the log, what pytest says must be read, or it stops at a full pipe
+            kept = open(os.devnull, "wb", buffering=0)  # noqa: SIM115
+        with kept as file:
             while data := os.read(process.stdout.fileno(), 65536):
                 self._heard = time.monotonic()
                 if len(self._head) < HEAD_MAX:

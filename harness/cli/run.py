@@ -17,6 +17,7 @@ from harness.cli.signals import Signals
 DEFAULT_TARGET = "qemu-tcg"
 WORKERS_MAX = 64
 REPEAT_MAX = 1000
+DIGITS_MAX = 12
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         workers=_number("-n", args.workers, WORKERS_MAX, "workers, each runs a machine of its own", least=0),
         rest=args.rest,
     )
-    repeat = _number("--repeat", args.repeat, REPEAT_MAX, "times")
+    repeat = _number("--repeat", args.repeat, REPEAT_MAX, "times, to have something to compare", least=2)
     if repeat is not None and plan.raw:
         raise UserError("--repeat cannot leave the terminal to pytest: say it without -s, --pdb and the like")
     out = run_folder.choose(args.out, names)
@@ -116,8 +117,11 @@ def _number(option: str, text: str | None, most: int, what: str, *, least: int =
     """A number from `least` to `most`, or None where none is given; raises UserError."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise UserError(f"{option} {text}: not a number of {what.partition(',')[0]}")
-    if int(text) > most:
+    if not (text.isascii() and text.isdigit()) or len(text) > DIGITS_MAX:
+        raise UserError(f"{option} {text[:40]}: not a number of {what.partition(',')[0]}")
+    number = int(text)
+    if number < least:
+        raise UserError(f"{option} {text}: at least {least} {what}")
+    if number > most:
         raise UserError(f"{option} {text}: at most {most} {what}")
-    return int(text)
+    return number

@@ -8,6 +8,9 @@ The unit of counting is an *outcome*: one parametrised test on one target. Each 
     passed, skipped
     lost     ERROR or MISS: nothing was learnt about the target
 
+Of those known, the outcomes in which nothing deviates but universal checks are counted apart: one such deviation of an
+L0 shows in every test, and would hide what the tests name themselves.
+
 A clause, a bit, a target has the worst of its outcomes. Where a record contradicts itself the worse reading is taken,
 and the contradiction is told: a report must not be calmer than its evidence.
 """
@@ -21,13 +24,14 @@ from harness.summary.bits import CORE, BitCell, BitSummary, ClauseSummary
 from harness.summary.category import CATEGORIES, Tally, UniversalTally, category
 from harness.summary.count import summarise
 from harness.summary.machine import Machine, machine_facts
-from harness.summary.outcome import NO_CLAUSE, Judged, Outcome
+from harness.summary.outcome import NO_CLAUSE, OF_BASELINE, Judged, Outcome
 from harness.summary.whole import Deviation, Summary, TargetSummary
 
 __all__ = [
     "CATEGORIES",
     "CORE",
     "NO_CLAUSE",
+    "OF_BASELINE",
     "BitCell",
     "BitSummary",
     "ClauseSummary",

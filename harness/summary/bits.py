@@ -95,22 +95,31 @@ def offered_to(run: Run, target: str, bit: int | None, contradictions: list[str]
     """Whether a target offers the bit; None where that is not known."""
     if bit is None:
         return None
-    seen = {bool(info.edx >> bit & 1) for info in run.targets if info.target == target}
+    seen = {bool(info.edx >> bit & 1) for info in run.targets if info.target == target and info.booted}
     if len(seen) > 1:
         contradictions.append(f"bit {bit} of Fn8000_000A EDX is offered to some workers of {target} and not to others")
     return True in seen if seen else None
 
 
 def bit_cell(row: BitSummary, target: str, offered: bool | None) -> BitCell:
-    """Each outcome once, with the worst that it says of this bit's clauses."""
+    """Each outcome once, with the worst that it says of this bit's clauses.
+
+    A universal check fires in tests of every bit. Where that is known, a test is counted where the clauses stand that
+    it names, as one in which only universal checks deviate if they hold; else one such check would fill the row of its
+    own bit with all the tests that there are.
+    """
     per_outcome: dict[int, list[Judged]] = {}
     for clause in row.clauses:
         for judged in clause.judged.get(target, ()):
-            per_outcome.setdefault(judged.outcome.number, []).append(judged)
+            if not (judged.universal and judged.category == "known" and judged.outcome.names_clauses):
+                per_outcome.setdefault(judged.outcome.number, []).append(judged)
     tally = Tally()
     for number in sorted(per_outcome):
         found = min(per_outcome[number], key=lambda j: severity(j.category))
-        tally.add(found.verdict, found.news, found.summary)
+        if found.outcome.universal_only and found.category in ("known", "passed"):
+            tally.add(found.outcome.verdict, found.outcome.news, universal=True)
+        else:
+            tally.add(found.verdict, found.news, found.summary)
     verdicts = [v for c in row.clauses if (v := c.verdict(target))]
     categories = [c for clause in row.clauses if (c := clause.category(target))]
     return BitCell(

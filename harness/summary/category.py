@@ -34,6 +34,8 @@ class Tally:
     new: int = 0
     mended: int = 0
     known: int = 0
+    universal: int = 0
+    """Of those known, where nothing deviates but universal checks: all that the test names itself holds."""
     lost: int = 0
     passed: int = 0
     skipped: int = 0
@@ -42,8 +44,8 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     """Why outcomes were skipped."""
 
-    def add(self, verdict: str, news: str, reason: str = "") -> None:
-        """Count one outcome."""
+    def add(self, verdict: str, news: str, reason: str = "", *, universal: bool = False) -> None:
+        """Count one outcome. `universal`: it is known, and nothing but universal checks deviates in it."""
         match category(verdict, news):
             case "new":
                 self.new += 1
@@ -51,6 +53,7 @@ class Tally:
                 self.mended += 1
             case "known":
                 self.known += 1
+                self.universal += universal
             case "lost":
                 self.lost += 1
             case "skipped":
@@ -64,6 +67,11 @@ class Tally:
     @property
     def tests(self) -> int:
         return self.new + self.mended + self.known + self.lost + self.passed + self.skipped
+
+    @property
+    def known_named(self) -> int:
+        """Known deviations in what the tests name themselves."""
+        return self.known - self.universal
 
     @property
     def category(self) -> str:

@@ -77,7 +77,7 @@ def _target(run: Run, name: str, outcomes: list[Outcome], cut_short: bool) -> Ta
     for outcome in outcomes:
         if outcome.target != name:
             continue
-        tally.add(outcome.verdict, outcome.news, outcome.result.reason)
+        tally.add(outcome.verdict, outcome.news, outcome.result.reason, universal=outcome.universal_only)
         counts[outcome.verdict] += 1
         touched[outcome.category].update(j.clause for j in outcome.judged if j.category == outcome.category)
     by_category = {c: len(ids) for c, ids in touched.items()}

@@ -8,6 +8,8 @@ from harness.record import BAD_VERDICTS, BaselineRef, Check, Result, Run, worst,
 from harness.summary.category import category, severity
 
 NO_CLAUSE = "(no clause)"
+OF_BASELINE = "baselines/"
+"""How the name of a result begins that is of no test: a whole run has not shown what the baseline says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,11 @@ class Judged:
     @property
     def category(self) -> str:
         return category(self.verdict, self.news)
+
+    @property
+    def universal(self) -> bool:
+        """Whether this is a check that every exit undergoes, not a clause that the test names."""
+        return self.check is not None and self.check.universal
 
     @property
     def baseline(self) -> BaselineRef | None:
@@ -57,8 +64,25 @@ class Outcome:
         return category(self.verdict, self.news)
 
     @property
+    def names_clauses(self) -> bool:
+        """Whether it judged clauses that it names, not universal checks alone."""
+        return not all(j.universal for j in self.judged)
+
+    @property
+    def universal_only(self) -> bool:
+        """Whether it is a known deviation, and nothing deviates but universal checks."""
+        return self.category == "known" and all(j.universal for j in self.judged if j.category == "known")
+
+    @property
     def fresh_differs(self) -> bool:
         return self.result.fresh is not None and self.result.fresh.state == "differs"
+
+
+def _mended_beside_known(result: Result) -> bool:
+    """Whether one of its clauses is mended, and what deviates (a universal check, mostly) is known."""
+    deviating = [check for check in result.checks if check.verdict in BAD_VERDICTS]
+    mended = any(check.news == "mended" and check.verdict == "PASS" for check in result.checks)
+    return mended and bool(deviating) and all(check.news == "known" for check in deviating)
 
 
 def _judge(number: int, result: Result, contradictions: list[str]) -> Outcome:
@@ -68,7 +92,7 @@ def _judge(number: int, result: Result, contradictions: list[str]) -> Outcome:
     where = f"{result.test} on {result.target}"
     if verdict != result.verdict:
         contradictions.append(f"{where} is recorded as {result.verdict}, but one of its checks as {verdict}")
-    if verdict in BAD_VERDICTS and news in ("ok", "skipped", "mended"):
+    if verdict in BAD_VERDICTS and news in ("ok", "skipped", "mended") and not _mended_beside_known(result):
         contradictions.append(f"{where} is a {verdict} that is recorded as {news!r}; it is counted as new")
         news = "new"
     elif news != worst_news([result.news]) and verdict in BAD_VERDICTS | {"PASS"}:

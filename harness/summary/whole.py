@@ -61,7 +61,8 @@ class TargetSummary:
         if tally.mended:
             parts.append(f"{counted(tally.mended, 'known deviation')} mended in {counted(clauses['mended'], 'clause')}")
         if tally.known:
-            parts.append(f"{counted(tally.known, 'known deviation')} in {counted(clauses['known'], 'clause')}")
+            known = f"{counted(tally.known, 'known deviation')} in {counted(clauses['known'], 'clause')}"
+            parts.append(known + (f", {tally.universal} of them in universal checks only" if tally.universal else ""))
         if tally.lost:
             each = ", ".join(f"{self.counts[v]} {v}" for v in ("ERROR", "MISS") if self.counts[v])
             parts.append(f"{counted(tally.lost, 'test')} without a verdict ({each})")
@@ -102,6 +103,11 @@ class Summary:
     @property
     def known(self) -> int:
         return self._sum("known")
+
+    @property
+    def universal(self) -> int:
+        """Of those known, where nothing deviates but universal checks."""
+        return self._sum("universal")
 
     @property
     def lost(self) -> int:

@@ -58,7 +58,13 @@ def test_what_a_person_waits_for_is_told_at_once_and_the_rest_counted() -> None:
 
     assert len(counts.tests) == 6
     assert counts.summary() == "1 new, 1 mended, 1 lost, 1 known, 1 skipped"
-    assert counts.last_event == "crash: gone"
+
+
+def test_what_a_target_said_cannot_act_on_the_terminal() -> None:
+    told = Counts("qemu-tcg").take(result("t::a[\x1b]0;x\x07]", "FAIL", "new", "got \x1b[2J\u202e" + "x" * 9000))
+
+    assert told is not None and told.isprintable() and len(told) < 700
+    assert r"got \x1b[2J\u202e" in told
 
 
 def test_a_log_gets_a_line_for_each_new_thing_up_to_a_bound_and_one_at_the_end() -> None:

@@ -65,6 +65,13 @@ def test_version_ranges(versions, version, holds):
         ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nverdict="SKIP"', "SKIP"),
         ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nversions="7.x"', "version range"),
         ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\ntest="y"', "unknown key test"),
+        ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nversions=7', "versions must be a text"),
+        ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\ntests="test_a"', "tests must be a list of texts"),
+        ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nfields=[1]', "fields must be a list of texts"),
+        ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nsometimes="no"', "sometimes must be true or false"),
+        ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nverdict="HANG"\nfields=["rip"]', "a HANG has none"),
+        ('[[deviations]]\nclause="a"', "what is deviations"),
+        ('[deviation]\nclause="a"', "entries and nothing else"),
         ("[[deviation", "t.toml"),
     ],
 )
@@ -114,6 +121,7 @@ def test_an_entry_with_fields_excuses_only_those() -> None:
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["tlb_control"]) is entry
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["tlb_control", "asid"]) is None
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["asid"]) is None
+    assert baseline.known("core.exit.x", "a::t", "FAIL") is None  # it failed, and not by a field
 
 
 def test_an_entry_that_shows_sometimes_promises_nothing() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
 from harness.compare import Kind, compare
-from harness.record import Check, Result
+from harness.record import Check, Result, Writer
 
 
 def result(test: str, verdict: str, reason: str = "", **universal: str) -> Result:
@@ -54,3 +59,19 @@ def test_a_universal_check_that_did_not_fire_has_passed() -> None:
 
 def test_what_passes_in_both_is_not_there() -> None:
     assert compare([result("a", "PASS")], [result("a", "PASS")]) == []
+
+
+def test_a_record_of_several_targets_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, targets in ((one, ("sim:kvm",)), (two, ("sim:kvm", "bochs"))):
+        with Writer(folder / "run.jsonl") as writer:
+            for target in targets:
+                writer.write(Result(test="s/a.py::t[\x1b[2J]", target=target, verdict="FAIL", clauses=["core.a"]))
+
+    assert main(["compare", str(one), str(two)]) == 2
+    assert f"{two}: holds runs on sim:kvm, bochs; give the folder of one of them, as {two}/sim-kvm" in (
+        capsys.readouterr().err
+    )
+    assert main(["compare", str(one), str(one), "--tests"]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "cut short" in said

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from harness.plugin import _is_whole
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,9 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFTEST = """
 import sys, time
 from dataclasses import replace
+from pathlib import Path
 sys.path.insert(0, {root!r})
 pytest_plugins = ["harness.plugin"]
 from harness.targets import register
+from harness.targets.base import TargetError
 from tests.fake_executor import FakeTarget
 from tests.fake_l1 import FakeL1, vmmcall_exit
 
@@ -40,6 +45,10 @@ class Scripted(FakeL1):
             good.fields["tlb_control"] = 3
         if asid == 106:
             L0_LOG.append("BUG: unable to handle page fault")
+        if asid == 107:
+            good.fields["tsc_offset"] = 3
+        if asid == 108:
+            good.fields |= {{"exitcode": 0x78, "tlb_control": 3}}
         if asid == 105:
             good.fields["exitcode"] = (1 << 64) - 1
         return good
@@ -70,8 +79,20 @@ class Host(Target):
     def evidence(self):
         return "L0 said: " + ", ".join(L0_LOG)
 
+class OneBoot(Target):
+    # It does not come up a second time.
+    def start(self):
+        if self.starts:
+            raise TargetError("it is gone")
+        return super().start()
+
+    def stop(self):
+        Path("stopped").touch()
+        super().stop()
+
 register("fake", Target)
 register("fake-host", Host)
+register("one-boot", OneBoot)
 """
 
 CLAUSES = "".join(
@@ -177,6 +198,14 @@ def test_mended_deviation_is_reported(suite):
     assert lines[-1]["exit_status"] == 1
 
 
+def test_mended_deviation_is_reported_where_a_known_universal_check_fires(suite):
+    done, results, lines = suite(TEST.format(asid=104), baseline=BASELINE + KNOWN_FIELD)
+
+    assert done.ret == 1
+    assert (results["test_one"]["verdict"], results["test_one"]["news"]) == ("FAIL", "mended")
+    assert (lines[-1]["new"], lines[-1]["mended"], lines[-1]["known"]) == (0, 1, 0)
+
+
 def test_universal_check_fails_a_test_that_does_not_ask(suite):
     done, results, _ = suite(TEST.format(asid=104))
 
@@ -192,6 +221,118 @@ def test_universal_entry_without_tests_is_mended_only_by_a_whole_run(suite):
 
     assert [line["checks"][0]["clause"] for line in mended] == ["core.exit.control_area_untouched"]
     assert lines[-1]["exit_status"] == 1
+
+
+def test_universal_entry_with_tests_is_mended_when_none_of_them_shows_it(suite):
+    entry = BASELINE.replace("core.a", "core.exit.control_area_untouched")
+    _done, _, lines = suite(TEST.format(asid=1), baseline=entry)
+
+    mended = [line for line in lines if line.get("news") == "mended"]
+    assert [line["checks"][0]["clause"] for line in mended] == ["core.exit.control_area_untouched"]
+    assert "test_one" in mended[0]["reason"]
+
+
+def test_universal_entry_with_tests_is_not_mended_while_one_of_them_shows_it(suite):
+    entry = BASELINE.replace("core.a", "core.exit.control_area_untouched").replace("test_one", "test_*")
+    two = TEST.format(asid=1) + TEST.format(asid=104).replace("test_one", "test_two")
+    done, results, lines = suite(two, baseline=entry)
+
+    assert (results["test_two"]["news"], lines[-1]["mended"], done.ret) == ("known", 0, 0)
+
+
+KNOWN_FIELD = """
+[[deviation]]
+clause = "core.exit.control_area_untouched"
+fields = ["tlb_control"]
+reason = "it is a fake"
+reference = "tests"
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [(104, 107), (107, 104), (104, 104)])
+def test_a_known_field_does_not_hide_another_one_in_a_later_vmrun(suite, first, second):
+    source = f"""
+@clause("core.a")
+def test_one(l1):
+    assert run(l1, {first}).matches(code=VMEXIT.VMMCALL)
+    assert run(l1, {second}).matches(code=VMEXIT.VMMCALL)
+"""
+    _, results, _ = suite(source, baseline=KNOWN_FIELD)
+
+    assert results["test_one"]["news"] == ("known" if first == second else "new")
+    rows = {row["name"] for row in results["test_one"]["evidence"][0]["rows"] if not row["ok"]}
+    assert rows == {{104: "tlb_control", 107: "tsc_offset"}[asid] for asid in (first, second)}
+
+
+def test_what_a_universal_check_saw_is_not_the_reason_of_a_bare_assert(suite):
+    source = """
+@clause("core.a")
+def test_one(l1):
+    exit = run(l1, 104)
+    assert exit.code == 0, "the test's own words"
+"""
+    _, results, _ = suite(source, baseline=KNOWN_FIELD)
+
+    assert "own words" in results["test_one"]["reason"]
+    assert [check["news"] for check in results["test_one"]["checks"]] == ["new", "known"]
+
+
+def test_a_target_that_is_gone_when_a_deviation_is_repeated_is_missed_and_not_known(suite):
+    two = TEST.format(asid=1) + TEST.format(asid=108).replace("test_one", "test_two")
+    _, results, lines = suite(two, "--target", "one-boot", baseline=KNOWN_FIELD)
+
+    assert results["test_two"]["verdict"] == "MISS"
+    assert results["test_two"]["fresh"]["shared_verdict"] == "FAIL"
+    assert lines[-1]["exit_status"] == 3
+
+
+def test_a_machine_that_was_lost_at_the_end_is_told_as_it_was(suite):
+    _, _, lines = suite(TEST.format(asid=101))
+
+    assert [bool(line["cpuid"]) for line in lines if line["kind"] == "target"] == [True, True]
+
+
+def test_a_full_disk_loses_no_earlier_line_and_leaves_no_machine(suite, pytester):
+    source = (
+        TEST.format(asid=1)
+        + """
+@clause("core.a")
+def test_two(l1):
+    import resource, signal
+    from pathlib import Path
+    assert run(l1).matches(code=VMEXIT.VMMCALL)
+    Path("stopped").unlink(missing_ok=True)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = Path("out/run.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+"""
+    )
+    done, results, lines = suite(source, "--target", "one-boot")
+
+    assert done.ret != 0
+    assert (list(results), results["test_one"]["verdict"], lines[-1]["kind"]) == (["test_one"], "PASS", "result")
+    assert (pytester.path / "stopped").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "whole"),
+    [
+        (["suites"], {}, True),
+        (["."], {}, True),
+        (["suites/np"], {}, False),
+        (["suites/np/test_x.py"], {}, False),
+        (["suites"], {"keyword": "asid"}, False),
+        (["suites"], {"deselect": ["x"]}, False),
+        (["suites"], {"without": "NRIPS"}, False),
+    ],
+)
+def test_only_a_run_of_all_suites_says_what_nothing_has_shown(tmp_path, arguments, options, whole):
+    config = SimpleNamespace(
+        args=arguments, rootpath=tmp_path, invocation_params=SimpleNamespace(dir=tmp_path),
+        option=SimpleNamespace(**options),
+    )  # fmt: skip
+
+    assert _is_whole(config) is whole
 
 
 def test_crash_and_hang_lose_one_test_each(suite):

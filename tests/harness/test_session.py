@@ -43,6 +43,21 @@ def test_each_loss_has_its_name_and_the_next_scenario_runs(fault, verdict, what)
         session.close()
 
 
+@pytest.mark.parametrize("fault", [Fault.CLOSE, Fault.HANG, Fault.RESET_DURING])
+def test_a_boot_that_ends_before_any_test_has_asked_is_a_failed_start(fault, monkeypatch):
+    monkeypatch.setattr("harness.session.DEADLINE_S", 0.2)
+    monkeypatch.setattr("harness.session.ROUND_TRIPS", 0)
+    session, _, target = session_of(*[Script(messages={0: (fault, 0)})] * 10)
+    try:
+        for said in ("its executor cannot be used",) * 3 + ("did not start 3 times in a row",) * 2:
+            with pytest.raises(TargetLost, match=said) as caught:
+                session.run(READ, 0.5)
+            assert caught.value.verdict == "MISS"
+        assert target.starts == 3
+    finally:
+        session.close()
+
+
 def test_a_bad_line_costs_nothing_but_time():
     damage = {offset: Line.CORRUPT for offset in range(40, 4000, 977)}
     session, heard, target = session_of(Script(to_executor=damage, to_harness=damage))

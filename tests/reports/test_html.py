@@ -16,7 +16,8 @@ import pytest
 from harness.record import ClauseInfo, CodeLine, Evidence, Record, Result, Row, collect, load
 from harness.summary import summarise
 from reports import render_all
-from reports.html import anchor, reference, render_html
+from reports.html import render_html
+from reports.page import anchor, reference
 
 from .synthetic import HOSTILE, Maker, interrupted, quiet, summary_of, write
 
@@ -212,6 +213,16 @@ def test_the_counts_on_it_are_those_of_the_summary(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert found[0] == sum(found[1:])
     assert summary.sentence in Page(text).words
+
+
+def test_tests_that_deviate_in_universal_checks_only_stand_apart(tmp_path: Path) -> None:
+    single = Page(render_html(summary_of(tmp_path / "run.jsonl", quiet()))).words
+    beside = Page(render_html(summary_of(tmp_path / "two.jsonl", quiet(targets=("qemu-tcg", "bochs"))))).words
+
+    assert "(3 in universal checks only)" in single and "Universal only" in single
+    assert "3 known in universal checks only" in beside
+    without = render_html(summary_of(tmp_path / "none.jsonl", quiet(targets=("bochs",))))
+    assert "universal checks only" not in without and "Universal only" not in without
 
 
 def test_each_deviation_has_its_place_linked_from_its_clause_and_back(tmp_path: Path) -> None:

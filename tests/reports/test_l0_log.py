@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 from harness.evidence import failure_text
-from harness.record import Check, ClauseInfo, End, Evidence, Fresh, Result, RunStart, Writer, load
+from harness.record import Check, ClauseInfo, End, Evidence, Fresh, Result, Row, RunStart, Writer, load
 from harness.summary import summarise
+from harness.text import ends
 from reports.html import render_html
 from reports.junit import render_junit
-from reports.text import ends
 
 from .synthetic import HOSTILE
 
@@ -75,3 +75,11 @@ def test_a_terminal_shows_both_ends() -> None:
     text = failure_text([], Fresh(), {}, [evidence], "m", "r")
     assert "    line 0\n" in text and "    line 99" in text and "84 lines are in the report" in text
     assert "line 50" not in text
+
+
+def test_nothing_in_a_failure_acts_on_the_terminal() -> None:
+    evidence = Evidence(title=HOSTILE[1], rows=[Row(name="x", got=HOSTILE[1])], log=HOSTILE[1], frames=[HOSTILE[1]])
+
+    text = failure_text([], Fresh(), {}, [evidence], f"a CPU {HOSTILE[1]}", "again")
+
+    assert all(c.isprintable() or c == "\n" for c in text)

@@ -169,7 +169,7 @@ def test_a_cpuid_row_that_is_no_row_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "LINE_MAX_BYTES", 1000)
+    monkeypatch.setattr("harness.record.reader.LINE_MAX_BYTES", 1000)
     path = tmp_path / "run.jsonl"
     path.write_bytes(b"x" * 5000 + b"\n" + record.encode(_result()))
 
@@ -180,7 +180,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
 
 
 def test_the_writer_bounds_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "LINE_MAX_BYTES", 200_000)
+    monkeypatch.setattr("harness.record.writer.LINE_MAX_BYTES", 200_000)
     noise = Evidence(log="x" * 10_000_000, frames=["y" * 5000] * 500)
 
     line = record.encode(_result(evidence=[noise] * 10))

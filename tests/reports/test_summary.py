@@ -55,7 +55,9 @@ def _run(*records: Record, end: bool = True) -> Run:
 def test_a_quiet_run_is_status_0(tmp_path: Path) -> None:
     summary = summary_of(tmp_path / "run.jsonl", quiet())
 
-    assert summary.sentence == "qemu-tcg: no new deviation; 28 known deviations in 6 clauses"
+    assert summary.sentence == (
+        "qemu-tcg: no new deviation; 28 known deviations in 6 clauses, 3 of them in universal checks only"
+    )
     assert summary.exit_status == 0
     assert summary.contradictions == []
 
@@ -65,7 +67,8 @@ def test_new_mended_and_lost_are_in_the_sentence(tmp_path: Path) -> None:
 
     assert summary.sentence == (
         "qemu-tcg: 3 new deviations in 2 clauses; 1 known deviation mended in 1 clause; "
-        "28 known deviations in 6 clauses; 2 tests without a verdict (1 ERROR, 1 MISS)"
+        "28 known deviations in 6 clauses, 3 of them in universal checks only; "
+        "2 tests without a verdict (1 ERROR, 1 MISS)"
     )
     assert summary.exit_status == 1
     assert summary.contradictions == []
@@ -199,6 +202,57 @@ def test_a_universal_failure_is_laid_to_its_own_clause_only() -> None:
     assert (rows["NP"].verdict, rows["core"].verdict) == ("PASS", "FAIL")
 
 
+EXIT_CHECK = Check(clause="core.b", verdict="FAIL", news="known", universal=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "row", "whole"),
+    [
+        (Check(clause="np.a", verdict="PASS"), {"universal": 1, "known": 1}, 1),
+        (Check(clause="np.a", verdict="FAIL", news="known"), {"known": 1}, 0),
+        (Check(clause="np.a", verdict="FAIL", news="new"), {"new": 1}, 0),
+        (Check(clause="np.a", verdict="PASS", news="mended"), {"mended": 1}, 0),
+    ],
+)
+def test_a_known_universal_check_is_counted_where_the_test_is_and_not_as_what_it_names(
+    own: Check, row: dict[str, int], whole: int
+) -> None:
+    verdict, news = ("FAIL", "known" if own.news == "ok" else own.news)
+    universal = Universal(target="t", clause="core.b", checked=10, failed=1)
+
+    summary = summarise(_run(_result(verdict, news, clauses=("np.a",), checks=[own, EXIT_CHECK]), universal))
+
+    cells = {bit.key: bit.cells["t"] for bit in summary.bits}
+    counted = {name: getattr(cells["NP"].tally, name) for name in (*CATEGORIES, "universal")}
+    assert {name: number for name, number in counted.items() if number} == row
+    assert cells["core"].tally.tests == 0  # a test of another bit does not fill the row of the check
+    assert (cells["core"].verdict, cells["core"].category) == ("FAIL", "known")  # which says what its clauses are
+    assert (summary.universal, "universal checks only" in summary.sentence) == (whole, bool(whole))
+    assert summary.clauses["core.b"].per_target["t"].known == 1
+
+
+@pytest.mark.parametrize("news", ["new", "known"])
+def test_a_universal_check_that_is_new_or_alone_is_counted_in_its_own_row(news: str) -> None:
+    check = Check(clause="core.b", verdict="FAIL", news=news, universal=True)
+    names = [Check(clause="np.a", verdict="PASS")] if news == "new" else []
+
+    summary = summarise(_run(_result("FAIL", news, clauses=("np.a",) if names else (), checks=[*names, check])))
+
+    cells = {bit.key: bit.cells["t"] for bit in summary.bits}
+    assert getattr(cells["core"].tally, news) == 1
+    assert cells["NP"].tally.passed == len(names)
+
+
+def test_what_deviates_in_universal_checks_only_is_part_of_what_is_known(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path / "run.jsonl", Maker())
+
+    assert 0 < summary.universal < summary.known
+    for bit in summary.bits:
+        tally = bit.cells["qemu-tcg"].tally
+        assert tally.known_named + tally.universal == tally.known
+    assert sum(bit.cells["qemu-tcg"].tally.universal for bit in summary.bits) == summary.universal
+
+
 def test_universal_sums_add_up_over_workers() -> None:
     sums = [Universal(target="t", clause="core.b", checked=n, failed=0) for n in (10, 7)]
 
@@ -289,7 +343,7 @@ def test_a_test_told_twice_counts_once_and_as_the_worse() -> None:
 
 
 def test_a_bit_that_only_some_workers_see_is_noticed() -> None:
-    workers = [TargetInfo(target="t", worker="gw0", edx=1), TargetInfo(target="t", worker="gw1", edx=0)]
+    workers = [TargetInfo(target="t", worker="gw0", edx=1), TargetInfo(target="t", worker="gw1", executor_build="x")]
 
     summary = summarise(_run(_result(), *workers))
 
@@ -306,6 +360,12 @@ def test_workers_alike_are_one_machine_with_its_facts(tmp_path: Path) -> None:
     assert (machine.facts["Family"], machine.facts["Model"], machine.facts["Stepping"]) == ("19h", "21h", "2h")
     assert (machine.facts["Physical address bits"], machine.facts["ASIDs (NASID)"]) == ("48", "16")
     assert len(machine.commands) == 2
+
+
+def test_a_target_that_never_booted_offers_nothing_and_denies_nothing() -> None:
+    summary = summarise(_run(_result("MISS"), TargetInfo(target="t", version="KVM 6.1")))
+
+    assert {bit.cells["t"].offered for bit in summary.bits} == {None}
 
 
 def test_a_target_without_cpuid_claims_nothing() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.record import Result, collect, load
+from harness.record import Check, ClauseInfo, Result, collect, load
 from harness.summary import summarise
 from reports.__main__ import main
 from reports.table import print_summary, render_table
@@ -24,9 +24,38 @@ def test_the_table_has_the_bits_that_have_clauses(tmp_path: Path) -> None:
     text = render_table(summary_of(tmp_path / "run.jsonl", Maker()))
 
     row = next(line for line in text.splitlines() if "NRIPS" in line)
-    assert row.split() == ["3", "NRIPS", "no", "68", "18", "0", "2", "0", "48", "0", "FAIL", "new"]
+    assert row.split() == ["3", "NRIPS", "no", "68", "18", "0", "0", "2", "0", "48", "0", "FAIL", "new"]
     assert "Offered, but no clauses yet: 28 SVME_ADDR_CHK" in text
     assert "No clauses yet: 8 PmcVirt" in text.replace("\n", " ")
+
+
+def test_tests_that_deviate_in_universal_checks_only_stand_apart(tmp_path: Path) -> None:
+    apart = render_table(summary_of(tmp_path / "run.jsonl", quiet()))
+    alike = render_table(summary_of(tmp_path / "other.jsonl", quiet(targets=("bochs",))))
+
+    assert "bit name            offer tests pass univ known  new mend skip lost verdict" in apart
+    core = next(line for line in apart.splitlines() if "SVM base (core)" in line).split()
+    assert (core[5], core[6]) == ("3", "21")
+    assert "univ: known deviations of universal checks only" in apart
+    assert "univ" not in alike  # where there are none, no column is empty for it
+
+
+def test_numbers_are_whole_in_80_columns(tmp_path: Path) -> None:
+    check = Check(clause="core.exit", verdict="FAIL", news="known", universal=True)
+    own = Check(clause="core.a", verdict="PASS")
+    tests = [
+        Result(
+            test=f"s/a.py::t[{n}]", target="t", verdict="FAIL", news="known", clauses=["core.a"], checks=[own, check]
+        )
+        for n in range(4613)
+    ]
+    known = ClauseInfo(id="core.a", bit="core", statement="a"), ClauseInfo(id="core.exit", bit="core", statement="e")
+
+    text = render_table(summarise(collect([*known, *tests])))
+
+    row = next(line for line in text.splitlines() if "SVM base (core)" in line)
+    assert row.split()[3:7] == ["4613", "0", "4613", "0"]
+    assert len(row) <= 80
 
 
 def test_the_last_line_is_the_verdict(tmp_path: Path) -> None:

@@ -1,0 +1,225 @@
+"""What may stand in a record: one dataclass for each kind of line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NsvmInfo:
+    """Which nsvm made the record; `commit` is None outside a checkout."""
+
+    version: str = ""
+    commit: str | None = None
+    dirty: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostInfo:
+    """The machine that the harness ran on (not the one under test)."""
+
+    os: str = ""
+    cpu: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStart:
+    """The first record. `started` is ISO 8601 with an offset; `argv` is what the user typed."""
+
+    KIND: ClassVar[str] = "run"
+    run_id: str
+    started: str
+    schema: int = SCHEMA
+    argv: Sequence[str] = ()
+    nsvm: NsvmInfo = field(default_factory=NsvmInfo)
+    python: str = ""
+    host: HostInfo = field(default_factory=HostInfo)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClauseInfo:
+    """A clause as the run knew it, so that a report needs no suite. `class_` is "class" in the file."""
+
+    KIND: ClassVar[str] = "clause"
+    id: str
+    bit: str
+    statement: str
+    alias: str = ""
+    apm: str = ""
+    class_: str = "mandatory"
+    condition: str = ""
+    trust: Sequence[str] = ()
+    hardware: str = ""
+    note: str = ""
+
+
+CpuidRow = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetInfo:
+    """A target as one worker found it at its first boot. `cpuid` rows are (leaf, subleaf, eax, ebx, ecx, edx).
+
+    Written again by the same worker, the last one counts.
+    """
+
+    KIND: ClassVar[str] = "target"
+    target: str
+    worker: str = ""
+    version: str = ""
+    command: Sequence[str] = ()
+    baselines: Sequence[str] = ()
+    executor_build: str = ""
+    cpuid: Sequence[CpuidRow] = ()
+    edx: int = 0
+    boots: int = 0
+
+    @property
+    def booted(self) -> bool:
+        """Whether it was ever asked what it is: `edx` of one that was not says nothing."""
+        return bool(self.executor_build or self.cpuid or self.edx)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineRef:
+    """Why a deviation is known."""
+
+    reason: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """What one test said about one clause. `universal` marks a check that every exit undergoes."""
+
+    clause: str
+    verdict: str
+    news: str = "ok"
+    universal: bool = False
+    baseline: BaselineRef | None = None
+    summary: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One value: what was expected, what came, what the difference means."""
+
+    name: str
+    expected: str = ""
+    got: str = ""
+    meaning: str = ""
+    ok: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeLine:
+    """One instruction of the guest. `mark` is "" or a few words: "exit here"."""
+
+    addr: str = ""
+    bytes: str = ""
+    text: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What a reader needs to believe a verdict. `log` is the target's and the console's, `l0_log` what L0 itself said
+    and did meanwhile, gathered by another way than the guest's.
+    """
+
+    title: str = ""
+    rows: Sequence[Row] = ()
+    code: Sequence[CodeLine] = ()
+    frames: Sequence[str] = ()
+    log: str = ""
+    l0_log: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fresh:
+    """How the verdict on a boot of its own compares with the one in the shared boot: not-needed, same or differs."""
+
+    state: str = "not-needed"
+    shared_verdict: str = ""
+    shared_reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One parametrised test on one target. `test` is the pytest node id; `scenario` is 12 hexadecimal digits or ""."""
+
+    KIND: ClassVar[str] = "result"
+    test: str
+    target: str
+    verdict: str
+    worker: str = ""
+    clauses: Sequence[str] = ()
+    news: str = "ok"
+    reason: str = ""
+    duration_s: float = 0.0
+    scenario: str = ""
+    checks: Sequence[Check] = ()
+    evidence: Sequence[Evidence] = ()
+    fresh: Fresh | None = None
+    rerun: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Universal:
+    """Over how many VMRUNs one worker judged a universal clause. Written once at its end; readers add them up."""
+
+    KIND: ClassVar[str] = "universal"
+    target: str
+    clause: str
+    checked: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that befell a target: boot, reset, crash, hang, garbage, restart or warning (of L0)."""
+
+    KIND: ClassVar[str] = "event"
+    target: str
+    what: str
+    worker: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interrupted:
+    """The run was stopped by its user or by a signal."""
+
+    KIND: ClassVar[str] = "interrupted"
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class End:
+    """The last record: nothing was cut off. `counts` is by verdict; new, known and mended count tests."""
+
+    KIND: ClassVar[str] = "end"
+    finished: str
+    duration_s: float
+    exit_status: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+    new: int = 0
+    known: int = 0
+    mended: int = 0
+
+
+Record = RunStart | ClauseInfo | TargetInfo | Result | Universal | Event | Interrupted | End
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something about the record itself. `torn`: the file ends in the middle of a line. `grave`: something is lost."""
+
+    line: int
+    text: str
+    torn: bool = False
+    grave: bool = True

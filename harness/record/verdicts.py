@@ -1,0 +1,25 @@
+"""The words of a verdict, and which of several is the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+VERDICTS: Final = ("CRASH", "HANG", "FAIL", "ERROR", "MISS", "PASS", "SKIP")
+"""Worst first. PASS stands before SKIP: a clause that one test passes and another skips has been judged."""
+NEWS: Final = ("new", "mended", "known", "ok", "skipped")
+"""Worst first."""
+
+BAD_VERDICTS: Final = frozenset({"CRASH", "HANG", "FAIL"})
+"""A deviation of the target."""
+LOST_VERDICTS: Final = frozenset({"ERROR", "MISS"})
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """The worst verdict of them; "" of none. One that is not in VERDICTS counts as ERROR."""
+    return min((v if v in VERDICTS else "ERROR" for v in verdicts), key=VERDICTS.index, default="")
+
+
+def worst_news(news: Iterable[str]) -> str:
+    """The news that most needs a reader; "" of none. One that is not in NEWS counts as new."""
+    return min((n if n in NEWS else "new" for n in news), key=NEWS.index, default="")
