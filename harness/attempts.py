@@ -115,7 +115,13 @@ class Attempts:
         return target.evidence() if isinstance(target, Watched) else ""
 
     def _attempt(self, *, trace: bool = False) -> tuple[Attempt, bool]:
-        """One try, and whether it had a boot of its own."""
+        """One try, and whether it had a boot of its own; one more if the way to the target was cut meanwhile."""
+        attempt, was_fresh = self._try(trace=trace)
+        if isinstance(attempt.error, TargetLost) and attempt.error.what == "lost":
+            attempt, was_fresh = self._try(trace=trace)
+        return attempt, was_fresh
+
+    def _try(self, *, trace: bool) -> tuple[Attempt, bool]:
         marked = self._item.get_closest_marker
         worker, l1 = self._worker, self._l1
         try:

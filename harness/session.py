@@ -13,7 +13,7 @@ from harness import places, steps
 from harness.link import Hello, Link, LinkClosed, LinkError, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
 from harness.scenario import Item, Scenario, Templates, compile_items
 from harness.steps import MalformedAnswer, Record, Status, Step, TableKind
-from harness.targets.base import Target, TargetError
+from harness.targets.base import Distant, Target, TargetError
 
 DEADLINE_S = 10.0
 ROUND_TRIPS = 200  # and this many round trips, for consoles that are slow
@@ -33,7 +33,7 @@ class TargetLost(Exception):
     def __init__(self, verdict: str, what: str, reason: str, *, frames: tuple[str, ...] = (), log: str = "") -> None:
         super().__init__(reason)
         self.verdict = verdict
-        self.what = what  # "reset", "crash", "hang", "garbage", "missing"
+        self.what = what  # "reset", "crash", "hang", "garbage", "lost" (the way there alone), "missing"
         self.reason = reason
         self.frames = frames
         self.log = log
@@ -188,7 +188,9 @@ class Session:
                 verdict, what, reason = "HANG", "hang", f"no answer within {deadline_s:.1f} s"
             case _:
                 verdict, what, reason = "CRASH", "garbage", str(error)
-        if ended:
+        if isinstance(self.target, Distant) and self.target.way_lost():
+            verdict, what, reason = "MISS", "lost", str(ended)
+        elif ended:
             verdict = "CRASH" if what != "reset" else verdict
             reason += f"; {ended}"
         if error.notes:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from harness.hosts.cpu_bits import of_xen_log
 from harness.hosts.finding import Finding
 from harness.hosts.spec import HostSpec
-from harness.hosts.xen_config import MODEL_PACKAGE
+from harness.hosts.xen_config import MODEL_PACKAGE, needs_model
 
 REQUIRED_SINCE = (4, 19)
 REQUIRED = ("LbrVirt", "NRIPS", "FlushByAsid", "DecodeAssists")
@@ -42,7 +42,7 @@ def xen_findings(facts: Facts, spec: HostSpec) -> Iterator[Finding]:
         yield Finding(False, "xl", f"`xl info` fails: {said[:160]}", "log in as root; see that xenstored runs")
         return
     yield Finding(True, "xl", path)
-    if spec.vmm == "hvm":
+    if needs_model(spec):
         yield _device_model(facts["model"].splitlines())
     yield from _hypervisor(facts, info, spec)
 

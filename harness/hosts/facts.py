@@ -11,7 +11,7 @@ from harness.hosts.kvm import QEMU
 from harness.hosts.sections import Sections
 from harness.hosts.spec import HostSpec
 from harness.hosts.watch import Host
-from harness.hosts.xen_config import DEVICE_MODEL
+from harness.hosts.xen_config import DEVICE_MODEL, needs_model
 
 DEADLINE_S: Final = 30.0
 ANSWER_MAX: Final = 64 * 1024
@@ -48,7 +48,7 @@ def commands(spec: HostSpec) -> dict[str, str]:
     where = shlex.quote(spec.workdir)
     asked = dict(_COMMANDS)
     asked |= _XEN if spec.l0 == "xen" else _KVM
-    if spec.vmm == "hvm":
+    if needs_model(spec):
         asked["model"] = DEVICE_MODEL
     asked["qemu"] = (
         f"for q in {shlex.quote(spec.vmm_path or QEMU)} /usr/libexec/qemu-kvm /usr/bin/kvm; do "

@@ -16,7 +16,7 @@ from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.l0 import GUEST_PREFIX, GuestPlan
 from harness.hosts.spec import HostSpec
-from harness.hosts.xen_config import DEVICE_MODEL, MODEL_PACKAGE, end_of, guest_config
+from harness.hosts.xen_config import DEVICE_MODEL, MODEL_PACKAGE, end_of, guest_config, needs_model
 from harness.targets.base import TargetError, TargetOptions
 
 GRACE_MS = 500
@@ -120,7 +120,7 @@ class Xen:
 
     def missing(self, host: Connection) -> list[str]:
         """See L0."""
-        ran = host.run(FACTS + HVM_FACTS if self._hvm else FACTS)
+        ran = host.run(FACTS + HVM_FACTS if needs_model(self._spec) else FACTS)
         return missing(dict(line.split("=", 1) for line in ran.text.splitlines() if "=" in line), self._spec)
 
 

@@ -7,17 +7,24 @@ from collections.abc import Sequence
 
 from harness import feature_mask
 from harness.hosts.l0 import GuestPlan
+from harness.hosts.spec import HostSpec
 from harness.targets.base import TargetError
 
 ENDS = {0: "powered off", 1: "reset (triple fault or reboot)", 3: "crashed", 4: "killed by its watchdog"}
 MODEL_PACKAGE = "qemu-system-xen"
 DEVICE_MODEL = r"""
-for l in /usr/lib*/libxenlight.so.* /usr/lib*/*/libxenlight.so.* /lib/*/libxenlight.so.* /usr/local/lib*/libxenlight.so.*
-do [ -f "$l" ] && m=$(tr '\000' '\n' <"$l" | grep -m 1 '^/.*qemu-system-[a-z0-9_]*$') && break; done
+for l in /usr/lib*/libxenlight.so.* /usr/lib*/*/libxenlight.so.* /lib/*/libxenlight.so.* \
+/usr/local/lib*/libxenlight.so.*; do
+[ -f "$l" ] && m=$(tr '\000' '\n' <"$l" | grep -m 1 '^/.*qemu-system-[a-z0-9_]*$') && break; done
 [ -n "$m" ] && echo "$m" && [ -x "$m" ] && echo there
 """.strip()
 """Prints which QEMU xl takes for an HVM guest, by the path in its library, and whether that is there."""
 EVENTS = ("on_poweroff", "on_reboot", "on_crash", "on_watchdog", "on_soft_reset")
+
+
+def needs_model(spec: HostSpec) -> bool:
+    """Whether guests there want the QEMU that DEVICE_MODEL prints."""
+    return spec.vmm == "hvm" and not any(line.startswith("device_model_override") for line in spec.vmm_args)
 
 
 def guest_config(guest: GuestPlan, *, hvm: bool, executor: str, disk: str, lines: Sequence[str]) -> str:

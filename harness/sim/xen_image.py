@@ -51,9 +51,7 @@ class XenImage(Image):
 
     paused = True
 
-    def __init__(
-        self, append: str, memory_mib: int | None, cpu: str | None, xen: Path | None, *, qemu: bool
-    ) -> None:
+    def __init__(self, append: str, memory_mib: int | None, cpu: str | None, xen: Path | None, *, qemu: bool) -> None:
         usual, dom0 = (MEMORY_WITH_QEMU_MIB, DOM0_WITH_QEMU_MIB) if qemu else (MEMORY_MIB, DOM0_MIB)
         super().__init__(f"{APPEND.format(dom0)} {append}".strip(), memory_mib or usual, cpu or CPU)
         self._xen = xen
@@ -90,7 +88,8 @@ class XenImage(Image):
 
     def fingerprint(self) -> list[str]:
         """See Image."""
-        return [*COMMON, *MODULES, *PROGRAMS, *TOOLS, *STORE_TOOLS, RC, XL_CONF, *((DEVICE_MODEL, *DEVICE_MODEL_DATA) if self._qemu else ())]
+        qemu = (DEVICE_MODEL, *DEVICE_MODEL_DATA) if self._qemu else ()
+        return [*COMMON, *MODULES, *PROGRAMS, *TOOLS, *STORE_TOOLS, RC, XL_CONF, *qemu]
 
 
 def uncompressed(path: Path) -> bytes:

@@ -98,6 +98,14 @@ class Watched(Protocol):
         """What L0 said since the mark; a few seconds at most, bounded, printable, never raises."""
 
 
+@runtime_checkable
+class Distant(Protocol):
+    """A target that can be lost without having ended: the way there may be cut."""
+
+    def way_lost(self) -> bool:
+        """Whether exit_reason() told of the way alone: the machine ran on, and no test has deviated."""
+
+
 class Target(Protocol):
     """One machine. start() may follow stop(): a fresh boot."""
 

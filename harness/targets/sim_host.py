@@ -111,6 +111,10 @@ class SimHost:
         said = self._host.exit_reason()
         return self._machine_ended() or said  # it may have died meanwhile
 
+    def way_lost(self) -> bool:
+        """See Distant."""
+        return self._host is not None and self._machine is not None and self._machine.alive() and self._host.way_lost()
+
     def _machine_ended(self) -> str | None:
         """What the machine ended of. Where the line is cut that is waited for: its sockets close before it is gone."""
         assert self._host is not None and self._machine is not None

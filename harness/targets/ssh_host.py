@@ -45,6 +45,7 @@ class SshHost:
         self._unsure = True  # whether a guest of our name may be there
         self._log = ""
         self._reason: str | None = None
+        self._way_lost = False
         self._version: tuple[str, tuple[int, ...]] | None = None
         self._mark: Mark | None = None
 
@@ -73,7 +74,7 @@ class SshHost:
     def stop(self) -> None:
         """Ends the guest; the host stays ours."""
         console, self._console = self._console, None
-        self._reason = None
+        self._reason, self._way_lost = None, False
         if console is None:
             return
         connection = self.hold.connection
@@ -116,8 +117,13 @@ class SshHost:
             elif status is not None or console.ended():
                 self._reason = self.l0.exit_reason(console.log(), status) or _plain_reason(console.log(), status)
             if failed := self._l0_failure():
+                self._way_lost = False  # it is L0's doing after all
                 self._reason = f"{failed}; {self._reason}" if self._reason else failed
         return self._reason
+
+    def way_lost(self) -> bool:
+        """See Distant."""
+        return self._way_lost
 
     def mark_evidence(self, *, trace: bool = False) -> None:
         """See Watched. Costs nothing, or one round trip where the tracing changes."""
@@ -231,6 +237,7 @@ class SshHost:
             return f"{reason}; {error}"
         if self.hold.reboots != reboots:
             return f"the host rebooted ({reason})"
+        self._way_lost = True
         return f"{reason}; the host is back, in the same boot"
 
     def _l0_failure(self) -> str | None:

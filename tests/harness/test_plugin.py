@@ -21,7 +21,7 @@ sys.path.insert(0, {root!r})
 pytest_plugins = ["harness.plugin"]
 from harness.targets import register
 from harness.targets.base import TargetError
-from tests.fake_executor import FakeTarget
+from tests.fake_executor import FakeTarget, Fault, Script
 from tests.fake_l1 import FakeL1, vmmcall_exit
 
 L0_LOG = []
@@ -79,6 +79,22 @@ class Host(Target):
     def evidence(self):
         return "L0 said: " + ", ".join(L0_LOG)
 
+class Cut(Host):
+    # The way there is cut during the first scenario of the first boots.
+    name = "fake-cut"
+    cuts = 1
+
+    def start(self):
+        if self.starts < self.cuts:
+            self._scripts = [Script(messages={{1: (Fault.CLOSE, 0)}})]
+        return super().start()
+
+    def way_lost(self):
+        return self.starts <= self.cuts
+
+class CutForEver(Cut):
+    cuts = 9
+
 class OneBoot(Target):
     # It does not come up a second time.
     def start(self):
@@ -92,6 +108,8 @@ class OneBoot(Target):
 
 register("fake", Target)
 register("fake-host", Host)
+register("fake-cut", Cut)
+register("fake-cut-for-ever", CutForEver)
 register("one-boot", OneBoot)
 """
 
@@ -384,6 +402,22 @@ def test_two(l1):
     assert results["test_two"]["fresh"]["state"] == "not-needed"
     assert results["test_two"]["verdict"] == "PASS"
     assert [line["what"] for line in lines if line["kind"] == "event"] == ["boot", "restart", "boot"]
+
+
+def test_a_way_that_is_cut_costs_the_test_one_more_try(suite):
+    done, results, lines = suite('@clause("core.a")\ndef test_one(l1):\n    assert run(l1).ran\n', "--target", "fake-cut")
+
+    assert (done.ret, results["test_one"]["verdict"]) == (0, "PASS")
+    assert [line["what"] for line in lines if line["kind"] == "event"] == ["boot", "lost", "boot"]
+
+
+def test_a_way_that_is_cut_again_is_miss_and_no_deviation(suite):
+    source = '@clause("core.a")\ndef test_one(l1):\n    assert run(l1).ran\n'
+    done, results, _ = suite(source, "--target", "fake-cut-for-ever")
+
+    assert done.ret == 1
+    assert (results["test_one"]["verdict"], results["test_one"]["news"]) == ("MISS", "ok")
+    assert results["test_one"]["reason"] == "the fake was told to end"
 
 
 def test_condition_skips_and_names_the_bit(suite):

@@ -151,7 +151,9 @@ def test_an_hvm_guest_needs_the_qemu_that_xl_takes() -> None:
     assert wrong(XEN, hvm, model=f"{model}\nthere") == wrong(XEN, hvm, model="") == wrong(XEN, XEN_SPEC) == []
     [found] = wrong(XEN, hvm, model=model)
     assert f"there is no {model}" in found.detail and "apt-get install qemu-system-xen" in found.mend
-    assert "model" in commands(hvm) and "model" not in commands(XEN_SPEC)
+    own = HostSpec("zen3-x", l0="xen", vmm="hvm", vmm_args=('device_model_override="/opt/qemu"',))
+    assert wrong(XEN, own) == []
+    assert [("model" in commands(spec)) for spec in (hvm, own, XEN_SPEC)] == [True, False, False]
 
 
 def test_who_has_the_host_is_told() -> None:

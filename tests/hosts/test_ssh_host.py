@@ -145,8 +145,9 @@ def test_the_connection_is_lost(make_host: MakeHost, l0: FakeL0, sshd: Sshd, pro
 
     reason = host.exit_reason() or ""
     assert reason.startswith("the SSH connection was lost: ") and "the host is back, in the same boot" in reason
-    assert host.exit_reason() == reason
+    assert host.exit_reason() == reason and host.way_lost()
     boot(host).run(b"again", 5)
+    assert not host.way_lost()
     assert l0.guests() == ["nsvm-run1-main"], "the guest of before is gone"
     host.close()
     assert not Path(spec.workdir).exists() and l0.guests() == []
@@ -170,6 +171,7 @@ def test_the_host_reboots(
     sshd.start()
 
     assert (host.exit_reason() or "").startswith("the host rebooted (the SSH connection was lost: ")
+    assert not host.way_lost()
     boot(host).run(b"x", 5)
     assert any("has rebooted" in line for line in host.hold.story)
 
