@@ -54,6 +54,7 @@ TEST_TOOLS = (
         Need("sshd", "openssh-server", "a real SSH server on loopback, to which hosts are simulated"),
     ),
     (("ssh-keygen",), Need("ssh-keygen", "openssh-client", "makes the keys of that server")),
+    (("busybox",), Need("busybox", "busybox-static", "a second shell for the scripts that run on hosts")),
     (("mformat",), Need("mformat", "mtools", "makes the CD image that GRUB boots from")),
 )
 

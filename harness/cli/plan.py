@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cli import ending, machine
+from harness.cli.host_run import password_for, recovery_s
 from harness.cli.merge import merge
-from harness.cli.pytest_process import Ended, PytestProcess
+from harness.cli.pytest_process import SILENCE_S, Ended, PytestProcess
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME
 from harness.targets import file_name
@@ -51,7 +52,15 @@ class Plan:
         for name in self.names:
             folder = out if len(self.names) == 1 else out / file_name(name)
             folder.mkdir(exist_ok=True)
-            ended.append(PytestProcess(self.command(name, folder), name, folder, raw=self.raw).run(signals))
+            process = PytestProcess(
+                self.command(name, folder),
+                name,
+                folder,
+                raw=self.raw,
+                environment=password_for(name),
+                silence_s=SILENCE_S + recovery_s(name),
+            )
+            ended.append(process.run(signals))
             if signals.received:
                 break
         if len(self.names) > 1:

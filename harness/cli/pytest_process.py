@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from harness.cli.signals import Signals
 from harness.record import FILE_NAME
 
 LOG_NAME = "pytest.log"
-STALL_LIMIT_S = 900.0
-"""A pytest that says nothing for so long is ended: every scenario has a much shorter deadline of its own."""
+SILENCE_S = 900.0
+"""How long a pytest may say nothing before it is ended: every scenario has a much shorter deadline of its own."""
 STOP_GRACE_S = 30.0
 TERMINATE_GRACE_S = 5.0
 KILL_GRACE_S = 5.0
@@ -42,13 +42,24 @@ class Ended:
 
 
 class PytestProcess:
-    """One pytest on one target. `raw`: the terminal is pytest's."""
+    """One pytest on one target. `raw`: the terminal is pytest's. `environment`: what it has beside ours."""
 
-    def __init__(self, command: Sequence[str], target: str, folder: Path, *, raw: bool) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        target: str,
+        folder: Path,
+        *,
+        raw: bool,
+        environment: Mapping[str, str] | None = None,
+        silence_s: float = SILENCE_S,
+    ) -> None:
         self._command = command
         self._target = target
         self._folder = folder
         self._raw = raw
+        self._more = environment or {}
+        self._silence_s = silence_s
         self._head = bytearray()
         self._heard = time.monotonic()
 
@@ -82,8 +93,8 @@ class PytestProcess:
                 if signals.times:
                     complaint = self._stop(process, signals)
                     break
-                if not self._raw and time.monotonic() - self._heard > STALL_LIMIT_S:
-                    complaint = f"pytest said nothing for {STALL_LIMIT_S:.0f} s and was ended"
+                if not self._raw and time.monotonic() - self._heard > self._silence_s:
+                    complaint = f"pytest said nothing for {self._silence_s:.0f} s and was ended"
                     self._stop(process, signals)
                     break
             if not self._raw:
@@ -99,6 +110,7 @@ class PytestProcess:
     def _environment(self) -> dict[str, str]:
         environment = {
             **os.environ,
+            **self._more,
             "PYTHONUNBUFFERED": "1",
             "PY_COLORS": "1" if self._raw and sys.stdout.isatty() else "0",
             RUN_ID: uuid.uuid4().hex[:12],

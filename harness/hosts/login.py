@@ -27,6 +27,11 @@ logging.getLogger(LOGGER).propagate = False
 _passwords: dict[tuple[str, str, int], str] = {}  # what a person has typed, for reconnecting; nowhere else
 
 
+def typed_passwords() -> set[str]:
+    """What a person has typed in this process."""
+    return set(_passwords.values())
+
+
 def dial(place: Place, deadline_s: float) -> socket.socket:
     """A TCP connection without Nagle's delay, given up by the kernel if nothing is acknowledged. Raises HostError."""
     where = f"host {place.name}: {place.address} port {place.port}"

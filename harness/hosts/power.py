@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from harness.frames import printable
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
+from harness.hosts.login import PASSWORD_VARIABLE
 from harness.hosts.spec import HostSpec
 
 POWER_DEADLINE_S = 120.0
@@ -54,6 +55,12 @@ def recover(
     return Back(connection, f"host {spec.name} {took}, after {clock() - began:.0f} s", output)
 
 
+def longest_recovery_s(spec: HostSpec) -> float:
+    """What recover() may take, with all that it waits for."""
+    waits = 1 if spec.power_command is None else 2
+    return waits * (spec.grace_s + spec.connect_deadline_s) + (POWER_DEADLINE_S if spec.power_command else 0.0)
+
+
 def power_cycle(spec: HostSpec) -> str:
     """Runs the lab file's power command here, and gives what it printed. Raises HostError."""
     assert spec.power_command is not None
@@ -62,7 +69,12 @@ def power_cycle(spec: HostSpec) -> str:
         # A file and not a pipe: what the command leaves running must not be waited for.
         with tempfile.TemporaryFile() as output:
             ran = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=POWER_DEADLINE_S
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=POWER_DEADLINE_S,
+                env={name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE},
             )
             output.seek(max(output.seek(0, os.SEEK_END) - OUTPUT_KEPT, 0))
             said = printable(output.read(OUTPUT_KEPT), OUTPUT_KEPT)

@@ -121,7 +121,7 @@ def test_an_interrupted_run_still_gets_its_report(
 def test_a_pytest_that_says_nothing_is_ended(
     pretend: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pytest_process, "STALL_LIMIT_S", 1.0)
+    monkeypatch.setattr(plan, "SILENCE_S", 1.0)
 
     status, _ = pretend(f"{PASSES}\ntime.sleep(60)")
 

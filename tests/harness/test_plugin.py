@@ -405,7 +405,8 @@ def test_two(l1):
 
 
 def test_a_way_that_is_cut_costs_the_test_one_more_try(suite):
-    done, results, lines = suite('@clause("core.a")\ndef test_one(l1):\n    assert run(l1).ran\n', "--target", "fake-cut")
+    source = '@clause("core.a")\ndef test_one(l1):\n    assert run(l1).ran\n'
+    done, results, lines = suite(source, "--target", "fake-cut")
 
     assert (done.ret, results["test_one"]["verdict"]) == (0, "PASS")
     assert [line["what"] for line in lines if line["kind"] == "event"] == ["boot", "lost", "boot"]

@@ -48,11 +48,27 @@ def test_it_stays_away() -> None:
     assert caught.value.passing
 
 
+@pytest.mark.parametrize("power_command", [None, "true"])
+def test_no_recovery_takes_longer_than_a_run_is_patient(power_command: str | None) -> None:
+    world = World(10_000)
+    with pytest.raises(HostError):
+        world.recover(power_command=power_command)
+    spec = HostSpec("h", grace_s=60, power_command=power_command)
+    assert world.now + len(world.tried[-1:]) * spec.connect_deadline_s <= power.longest_recovery_s(spec)
+    assert power.longest_recovery_s(spec) >= (120 if power_command else 60)
+
+
 def test_a_host_that_will_not_have_us_is_not_waited_for() -> None:
     world = World(10_000, HostError("host h: the host key has changed"))
     with pytest.raises(HostError, match="has changed"):
         world.recover()
     assert world.now == 0
+
+
+def test_the_power_command_does_not_see_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NSVM_SSH_PASSWORD", "correct-horse")
+    said = power.power_cycle(HostSpec("h", power_command="env"))
+    assert "PATH=" in said and "correct-horse" not in said
 
 
 def test_the_power_command_is_run_once(tmp_path: Path) -> None:
