@@ -21,6 +21,7 @@ _KNOWN: dict[str, type] = {
     "attack": str,
     "seen": list,
     "fields": list,
+    "says": str,
     "sometimes": bool,
 }
 _SAID = {str: "a text", list: "a list of texts", bool: "true or false"}
@@ -38,6 +39,7 @@ class Deviation:
     """One known deviation. `tests` are node ids behind the "::", `*` standing for anything; empty: every test.
 
     `fields` names the rows that may differ ("tlb_control"): another one in the same clause is news all the same.
+    `says` must stand in what a CRASH or HANG is told with: another death of the target is news.
     `sometimes`: whether it shows depends on what ran before on the same boot, so that a pass is no news.
     `severity`, `attack` (what an attacker in L1 or L2 gains) and `seen` (versions) make it a finding in
     docs/findings.md.
@@ -53,6 +55,7 @@ class Deviation:
     attack: str = ""
     seen: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
+    says: str = ""
     sometimes: bool = False
 
     def covers(self, clause: str, test: str) -> bool:
@@ -78,8 +81,11 @@ class Baseline:
         """Several files as one, the first to speak of a test counts: L0's own, then what lies below it."""
         return cls(tuple(deviation for path in paths for deviation in cls.load(path, version).deviations))
 
-    def known(self, clause: str, test: str, verdict: str, fields: Iterable[str] = ()) -> Deviation | None:
-        """The entry that expects this verdict of this clause in this test, if there is one. `fields` differ.
+    def known(
+        self, clause: str, test: str, verdict: str, fields: Iterable[str] = (), reason: str = ""
+    ) -> Deviation | None:
+        """The entry that expects this verdict of this clause in this test, if there is one. `fields` differ; `reason`
+        is what a loss of the target was told with.
 
         An entry with fields excuses nothing but them: neither another one, nor a failure that names none.
         """
@@ -87,6 +93,8 @@ class Baseline:
         for entry in self.deviations:
             if entry.verdict == verdict and entry.covers(clause, test):
                 if entry.fields and not (differing and differing <= set(entry.fields)):
+                    continue
+                if entry.says not in reason:
                     continue
                 return entry
         return None
@@ -157,6 +165,8 @@ def _deviation(table: dict[str, Any], path: Path) -> Deviation:
     in_range(table.get("versions", ""), ())
     if table.get("fields") and verdict != "FAIL":
         raise BaselineError(f"{path}: {name}: fields differ in a FAIL; a {verdict} has none")
+    if table.get("says") and verdict == "FAIL":
+        raise BaselineError(f"{path}: {name}: says is for a CRASH or a HANG; what differs in a FAIL are fields")
     severity = table.get("severity", "")
     if severity and (severity not in SEVERITIES or not table.get("attack")):
         raise BaselineError(f"{path}: {name}: severity is one of {', '.join(SEVERITIES)}, and attack says why")
@@ -171,5 +181,6 @@ def _deviation(table: dict[str, Any], path: Path) -> Deviation:
         attack=table.get("attack", ""),
         seen=tuple(table.get("seen", ())),
         fields=tuple(table.get("fields", ())),
+        says=table.get("says", ""),
         sometimes=table.get("sometimes", False),
     )

@@ -46,7 +46,7 @@ def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baselin
     verdicts = []
     for name in clauses:
         if attempt.verdict in DEVIATES:
-            known = baseline.known(name, test, attempt.verdict, _fields(attempt.mismatch))
+            known = baseline.known(name, test, attempt.verdict, _fields(attempt.mismatch), attempt.reason)
             news = "known" if known else "new"
             verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason, known))
         elif attempt.verdict == "PASS" and (promised := baseline.promised(name, test)):

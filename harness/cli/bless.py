@@ -154,7 +154,10 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         new = [
             judged
             for judged in _found(summary, target.name, "new", args.clause)
-            if there.known(judged.clause, judged.outcome.test, judged.verdict, _fields(judged)) is None
+            if there.known(
+                judged.clause, judged.outcome.test, judged.verdict, _fields(judged), judged.outcome.result.reason
+            )
+            is None
         ]
         mended = _found(summary, target.name, "mended", args.clause)
         known = _found(summary, target.name, "known", [])

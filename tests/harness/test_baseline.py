@@ -70,6 +70,7 @@ def test_version_ranges(versions, version, holds):
         ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nfields=[1]', "fields must be a list of texts"),
         ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nsometimes="no"', "sometimes must be true or false"),
         ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nverdict="HANG"\nfields=["rip"]', "a HANG has none"),
+        ('[[deviation]]\nclause="a"\nreason="r"\nreference="x"\nsays="BUG"', "says is for a CRASH or a HANG"),
         ('[[deviations]]\nclause="a"', "what is deviations"),
         ('[deviation]\nclause="a"', "entries and nothing else"),
         ("[[deviation", "t.toml"),
@@ -122,6 +123,15 @@ def test_an_entry_with_fields_excuses_only_those() -> None:
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["tlb_control", "asid"]) is None
     assert baseline.known("core.exit.x", "a::t", "FAIL", ["asid"]) is None
     assert baseline.known("core.exit.x", "a::t", "FAIL") is None  # it failed, and not by a field
+
+
+def test_an_entry_that_says_how_excuses_only_that_death() -> None:
+    entry = Deviation("core.a", "r", "f", verdict="CRASH", says="FATAL PAGE FAULT")
+    baseline = Baseline((entry,))
+    panicked = Attempt("CRASH", "the target ended; Xen panicked: FATAL PAGE FAULT")
+
+    assert overall(judge(panicked, ["core.a"], TEST, baseline)) == ("CRASH", "known")
+    assert overall(judge(Attempt("CRASH", "Xen BUG"), ["core.a"], TEST, baseline)) == ("CRASH", "new")
 
 
 def test_an_entry_that_shows_sometimes_promises_nothing() -> None:

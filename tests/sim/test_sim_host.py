@@ -18,11 +18,12 @@ import pytest
 from harness.cli import machine
 from harness.link import Hello, Link
 from harness.sim import state as states
-from harness.sim.error import SimError
 from harness.sim.machine import OuterMachine
+from harness.sim.wanted import Wanted
 from harness.targets.base import TargetError, TargetOptions
 from harness.targets.process import start_time, state_directory
 from harness.targets.sim_host import SimHost
+from tests.sim.built import built
 
 pytestmark = pytest.mark.emulator
 
@@ -32,15 +33,7 @@ BUILD = ROOT / "guest_payloads/executor/build"
 
 @pytest.fixture(scope="module")
 def state() -> states.State:
-    try:
-        return states.load("kvm")
-    except SimError as error:
-        if not os.environ.get("CI"):
-            pytest.skip(str(error))
-    from harness.sim.build import build
-    from harness.sim.wanted import Wanted
-
-    return build(Wanted("kvm"), print)[0]
+    return built("kvm", Wanted("kvm"))
 
 
 @pytest.fixture

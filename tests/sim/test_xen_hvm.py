@@ -1,7 +1,4 @@
-"""HVM guests on a simulated Xen host: they boot from the disk, their ends are told, and nothing of QEMU stays.
-
-Only where sim:xen-hvm is built: that downloads 100 MB and takes as long as these tests.
-"""
+"""HVM guests on a simulated Xen host: they boot from the disk, their ends are told, and nothing of QEMU stays."""
 
 from __future__ import annotations
 
@@ -12,10 +9,10 @@ import pytest
 
 from harness.cli import machine
 from harness.link import LinkClosed
-from harness.sim import state as states
-from harness.sim.error import SimError
+from harness.sim.wanted import Wanted
 from harness.targets.base import TargetOptions
 from harness.targets.sim_host import SimHost
+from tests.sim.built import built
 from tests.sim.test_sim_host import BUILD, boot
 
 pytestmark = pytest.mark.emulator
@@ -28,10 +25,7 @@ OURS = "xl list | grep nsvm-; pidof xen-qemu-system-i386; ls /var/log/xen /dev/s
 
 @pytest.fixture
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimHost]:
-    try:
-        states.load("xen-hvm")
-    except SimError as error:
-        pytest.skip(str(error))
+    built("xen-hvm", Wanted("xen", with_qemu=True))
     machine.build_executor()
     machine.build_host_program()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
