@@ -48,8 +48,10 @@ def listed(tests: Iterable[str]) -> list[tuple[str, list[str]]]:
 
 
 def top_reasons(reasons: Counter[str], most: int = 2) -> list[tuple[str, int]]:
-    """The commonest reasons."""
-    return reasons.most_common(most)
+    """The commonest reasons, and how many tests have another one."""
+    told = reasons.most_common(most)
+    others = reasons.total() - sum(n for _, n in told)
+    return [*told, ("for other reasons, see Skips", others)] if others else told
 
 
 def environment() -> Environment:

@@ -17,7 +17,7 @@ from harness.record import ClauseInfo, CodeLine, Evidence, Record, Result, Row, 
 from harness.summary import summarise
 from reports import render_all
 from reports.html import render_html
-from reports.page import anchor, reference
+from reports.page import anchor, reference, top_reasons
 
 from .synthetic import HOSTILE, Maker, interrupted, quiet, summary_of, write
 
@@ -363,6 +363,11 @@ def test_a_reference_is_a_link_only_if_it_is_nothing_but_one() -> None:
         "http://",
     ):
         assert reference(text) == text
+
+
+def test_skips_of_a_bit_are_told_by_their_reasons_and_the_rest_by_number() -> None:
+    assert top_reasons(Counter(a=3, b=2)) == [("a", 3), ("b", 2)]
+    assert top_reasons(Counter(a=3, b=2, c=1, d=1)) == [("a", 3), ("b", 2), ("for other reasons, see Skips", 2)]
 
 
 def test_anchors_differ_where_names_differ() -> None:
