@@ -31,7 +31,10 @@ u8 step_raise(struct in *in, struct out *out)
         for (u32 tries = 0; tries < 10000 && !pending; tries++)
             pending = (u8)apic_requested(vector);
         break;
-    case 1: apic_send(own, APIC_NMI); break;        /* the "self" shorthand is for fixed interrupts alone */
+    case 1:                                         /* the "self" shorthand is for fixed interrupts alone */
+        apic_send(own, APIC_NMI);
+        wait_us(10);                                /* it is in no register: by then it has arrived */
+        break;
     case 2: apic_send(own, APIC_INIT); break;
     case 3: apic_timer(vector, apic_ticks_from_us(delay_us)); break;
     case 4: apic_send(cpu_apic_ids[target], APIC_FIXED | vector); break;

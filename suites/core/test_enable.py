@@ -7,12 +7,12 @@ that it never offered SVM, gives L1 more than it said (XSA-278 was of that kind)
 """
 
 import pytest
+from host_save_area import VM_HSAVE_PA, own_hsave
 
 from harness import VMEXIT, clause
 
 EFER = 0xC000_0080
 VM_CR = 0xC001_0114
-VM_HSAVE_PA = 0xC001_0117
 SVME = 1 << 12
 LOCK = 1 << 3
 SVMDIS = 1 << 4
@@ -181,9 +181,11 @@ def test_svmdis_does_not_hide_svm(l1):
 @clause("core.enable.toggle_keeps_hsave")
 def test_toggling_svme_keeps_the_host_save_area(l1):
     """VM_HSAVE_PA is no part of what SVME switches off: VMRUN works at once when SVME is back."""
-    hsave = l1.rdmsr(VM_HSAVE_PA).value
     guest = l1.guest("end: vmmcall")
+    page = l1.scratch()
 
-    assert l1.code(TOGGLE, {"r8": l1.scratch()}).returned
-    assert l1.rdmsr(VM_HSAVE_PA).reads(hsave)
-    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["end"])
+    with own_hsave(l1):
+        assert l1.wrmsr(VM_HSAVE_PA, page).ok
+        assert l1.code(TOGGLE, {"r8": l1.scratch()}).returned
+        assert l1.rdmsr(VM_HSAVE_PA).reads(page)
+        assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["end"])

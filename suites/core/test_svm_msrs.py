@@ -6,33 +6,17 @@ Both can be reached whatever EFER.SVME is. An L0 that keeps them as plain variab
 ignores writes altogether reads back something that was never true.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
+from host_save_area import VM_HSAVE_PA, own_hsave
 
-from harness import L1, VMEXIT, clause
+from harness import VMEXIT, clause
 
 EFER = 0xC000_0080
 VM_CR = 0xC001_0114
-VM_HSAVE_PA = 0xC001_0117
 SVME = 1 << 12
 R_INIT, LOCK, SVMDIS = 1 << 1, 1 << 3, 1 << 4
 
 BEYOND = ["maxphyaddr", "maxphyaddr+1", "maxphyaddr+3", "bit52", "bit53", "bit62", "bit63"]
-
-
-@contextmanager
-def own_hsave(l1: L1) -> Iterator[None]:
-    """Puts VM_HSAVE_PA back at the end; where a test fails on the way, the boot is used up instead."""
-    own = l1.rdmsr(VM_HSAVE_PA)
-    assert own.ok
-    try:
-        yield
-    except AssertionError:
-        l1.dirty("VM_HSAVE_PA was written")
-        raise
-    assert l1.wrmsr(VM_HSAVE_PA, own.value).ok
 
 
 def svme_off(l1):
