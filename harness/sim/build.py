@@ -92,8 +92,8 @@ class _Kit:
     def usual_name(self) -> str:
         """The name where none is given: what is unusual about it stands in it."""
         wanted = self._wanted
-        if wanted.kernel or wanted.xen:
-            raise SimError("give what you build a name: --name kvm-mine, --name xen-mine")
+        if wanted.kernel or wanted.xen or wanted.cpu or wanted.memory_mib or wanted.append:
+            raise SimError(f"give what you build a name of its own: --name {wanted.kind}-mine")
         name = f"{wanted.kind}-{VMM_OF_QEMU[wanted.kind]}" if wanted.with_qemu else wanted.kind
         if wanted.suite != SUITE:
             name += f"@{self._image.version(self._packages)}"

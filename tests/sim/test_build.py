@@ -145,8 +145,9 @@ def test_a_state_file_that_was_lost_is_made_again(made: list[str]) -> None:
 
 @pytest.mark.parametrize("change", [{"cpu": "EPYC"}, {"memory_mib": 300}, {"append": "x=1"}])
 def test_what_changes_it_has_it_built_again(made: list[str], change: dict[str, Any]) -> None:
-    build(Wanted("kvm"), quiet)
-    assert build(dataclasses.replace(Wanted("kvm"), **change), quiet)[1]
+    usual = Wanted("kvm", name="kvm-x")
+    build(usual, quiet)
+    assert build(dataclasses.replace(usual, **change), quiet)[1]
 
 
 def test_a_newer_package_has_it_built_again(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +186,14 @@ def test_names(made: list[str], wanted: Wanted, name: str) -> None:
     assert build(wanted, quiet)[0].name == name
 
 
-def test_own_things_want_a_name(made: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("unusual", [{"kernel": "bzImage"}, {"cpu": "EPYC"}, {"memory_mib": 1024}, {"append": "quiet"}])
+def test_what_is_unusual_wants_a_name(made: list[str], tmp_path: Path, unusual: dict[str, Any]) -> None:
+    """It would take the place of the usual one."""
     (tmp_path / "bzImage").touch()
+    if "kernel" in unusual:
+        unusual = {"kernel": tmp_path / "bzImage"}
     with pytest.raises(SimError, match="give what you build a name"):
-        build(Wanted("kvm", kernel=tmp_path / "bzImage"), quiet)
+        build(Wanted("kvm", **unusual), quiet)
 
 
 def test_a_hypervisor_is_an_elf_file(tmp_path: Path) -> None:
