@@ -115,9 +115,9 @@ class Attempts:
         return target.evidence() if isinstance(target, Watched) else ""
 
     def _attempt(self, *, trace: bool = False) -> tuple[Attempt, bool]:
-        """One try, and whether it had a boot of its own; one more if the way to the target was cut meanwhile."""
+        """One try, and whether it had a boot of its own; one more if it did not start or the way there was cut."""
         attempt, was_fresh = self._try(trace=trace)
-        if isinstance(attempt.error, TargetLost) and attempt.error.what == "lost":
+        if isinstance(attempt.error, TargetLost) and attempt.error.what in ("lost", "missing"):
             attempt, was_fresh = self._try(trace=trace)
         return attempt, was_fresh
 

@@ -149,6 +149,7 @@ class Session:
         except TargetError as error:
             self._failed_starts += 1
             self._last_failure = str(error)
+            self._on_event("missing", f"it did not start: {error}")
             raise TargetLost("MISS", "missing", f"{self.target.name} did not start: {error}", log=error.log) from error
         except LinkError as error:
             raise self._unusable(self._lost(error, capabilities.boot_deadline_s)) from error

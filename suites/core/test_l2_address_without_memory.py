@@ -1,4 +1,4 @@
-"""SVM instructions of L2 that name an address where no memory is.
+"""L2 names an address where no memory is, by an SVM instruction or by its IDTR.
 
 Where L1 does not intercept VMLOAD and VMSAVE, L2 chooses the physical address that they go to (APM2 15.5.2). On
 hardware an address without memory reads as ones or zeros, and a write to it is lost; nobody is harmed. An L0 that
@@ -8,9 +8,14 @@ carries the instruction out for L2 maps that page itself; if it keeps a pointer 
 With VmcbClean L1 may also say that the intercepts are those of the VMRUN before while they are not: a CPU then takes
 either. An L0 that takes the old ones for its own decision, and the new ones for the merged VMCB, meets a VMRUN of L2
 that it thought impossible.
+
+An IDT without memory gives no gate that could be used, so that an exception of L2 ends in a shutdown or another exit.
+An L0 that emulates what such an address reads as has to do it in the middle of the delivery; one that gives up there
+ends L1 with all its guests.
 """
 
 import pytest
+from event_handlers import EventGuest
 
 from harness import VMEXIT, any_of, clause
 
@@ -55,3 +60,20 @@ def test_vmrun_whose_intercept_is_said_to_be_unchanged(l1):
 
     assert first.is_invalid
     assert second.is_invalid or second.matches(code=VMEXIT.VMRUN)
+
+
+@clause("core.preconditions.idt_without_memory_in_l2")
+@pytest.mark.dangerous
+@pytest.mark.parametrize("np", [False, True], ids=["np_off", "np_on"])
+def test_idt_without_memory(l1, np):
+    """What the gates read as is the machine's affair: L2 comes out somehow, and a guest after this one runs."""
+    if np:
+        l1.need("NP")
+    nothing = [f"exc_{vector}" for vector in range(32)]
+    guest = EventGuest(l1, "ud2", mode="long64", no_intercept=nothing, np=np, vmcb={"idtr.base": NO_MEMORY})
+
+    exit = guest.run()
+    after = l1.guest("vmmcall").run()
+
+    assert exit.ran
+    assert after.matches(code=VMEXIT.VMMCALL)

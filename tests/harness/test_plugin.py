@@ -92,6 +92,11 @@ class Cut(Host):
     def way_lost(self):
         return self.starts <= self.cuts
 
+class Late(Target):
+    # The first start fails.
+    def __init__(self, options):
+        super().__init__(options, start_failures=1)
+
 class CutForEver(Cut):
     cuts = 9
 
@@ -108,6 +113,7 @@ class OneBoot(Target):
 
 register("fake", Target)
 register("fake-host", Host)
+register("fake-late", Late)
 register("fake-cut", Cut)
 register("fake-cut-for-ever", CutForEver)
 register("one-boot", OneBoot)
@@ -410,6 +416,14 @@ def test_a_way_that_is_cut_costs_the_test_one_more_try(suite):
 
     assert (done.ret, results["test_one"]["verdict"]) == (0, "PASS")
     assert [line["what"] for line in lines if line["kind"] == "event"] == ["boot", "lost", "boot"]
+
+
+def test_a_start_that_fails_once_costs_no_test(suite):
+    source = '@clause("core.a")\ndef test_one(l1):\n    assert run(l1).ran\n'
+    done, results, lines = suite(source, "--target", "fake-late")
+
+    assert (done.ret, results["test_one"]["verdict"]) == (0, "PASS")
+    assert [line["what"] for line in lines if line["kind"] == "event"] == ["missing", "boot"]
 
 
 def test_a_way_that_is_cut_again_is_miss_and_no_deviation(suite):
