@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -238,6 +238,7 @@ class Control:
         self._writer = Writer(self._out / "run.jsonl")
         self._started = time.monotonic()
         self.interrupted = False
+        self._expected: set[str] = set()
         self.path = self._out / "run.jsonl"
         self._writer.write(
             RunStart(
@@ -271,6 +272,18 @@ class Control:
         """Tells an xdist worker where the record is."""
         node.workerinput["nsvm_out"] = str(self._out)
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Learns what is to be run, where it is run by this process."""
+        self._expect(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        """Learns it from an xdist worker."""
+        self._expect(ids)
+
+    def _expect(self, tests: Iterable[str]) -> None:
+        self._expected.update(test for test in tests if test.startswith("suites/"))
+
     def pytest_keyboard_interrupt(self) -> None:
         """Writes down that the run was cut short."""
         self.interrupted = True
@@ -289,6 +302,11 @@ class Control:
     def finish(self) -> None:
         """Ends the record."""
         run = load(self.path)
+        # However a run was ended, by a second Ctrl-C too: what was to be run and was not makes it one that was cut short.
+        left = self._expected - {result.test for result in run.results}
+        if left and not self.interrupted and not (self._option.maxfail or getattr(self._option, "stepwise", False)):
+            self.interrupted = True
+            self._writer.write(Interrupted(reason=f"{len(left)} of {len(self._expected)} tests were not run"))
         if self._whole and not self.interrupted:
             for result in _mended_everywhere(self._baseline, run, self._option.target):
                 self._writer.write(result)

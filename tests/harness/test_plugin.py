@@ -435,6 +435,21 @@ def test_a_way_that_is_cut_again_is_miss_and_no_deviation(suite):
     assert results["test_one"]["reason"] == "the fake was told to end"
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_a_run_that_left_a_test_out_is_no_whole_one(suite, pytester, arguments):
+    """In whatever way: here a hook swallows it, else a second Ctrl-C while the first is being told."""
+    (pytester.path / "suites" / "core" / "conftest.py").write_text(
+        "import pytest\n\n@pytest.hookimpl(tryfirst=True)\n"
+        'def pytest_runtest_protocol(item):\n    return True if item.name == "test_two" else None\n'
+    )
+    two = TEST.format(asid=1) + '@clause("core.b")\ndef test_two(l1):\n    assert run(l1).ran\n'
+    _, results, lines = suite(two, "--target", "fake", *arguments)
+
+    assert list(results) == ["test_one"]
+    assert [line["reason"] for line in lines if line["kind"] == "interrupted"] == ["1 of 2 tests were not run"]
+    assert [line["exit_status"] for line in lines if line["kind"] == "end"] == [3]
+
+
 def test_condition_skips_and_names_the_bit(suite):
     done, results, _ = suite('@clause("core.avic")\ndef test_one(l1):\n    assert run(l1).ran\n')
 
