@@ -302,7 +302,7 @@ class Control:
     def finish(self) -> None:
         """Ends the record."""
         run = load(self.path)
-        # However a run was ended, by a second Ctrl-C too: what was to be run and was not makes it one that was cut short.
+        # However it was ended, by a second Ctrl-C too: a run that left tests out is one that was cut short.
         left = self._expected - {result.test for result in run.results}
         if left and not self.interrupted and not (self._option.maxfail or getattr(self._option, "stepwise", False)):
             self.interrupted = True
