@@ -13,6 +13,7 @@ from harness.baseline import SEVERITIES, Deviation
 from harness.clauses import Clause
 
 NAMES = {"kvm": "KVM", "xen": "Xen"}
+USUAL = {"kvm": "6.1", "xen": "4.17"}  # of sim:kvm and sim:xen
 
 INTRO = """\
 # Findings
@@ -117,7 +118,7 @@ def _entry(name: str, cause: Sequence[Finding]) -> str:
     holds = f"; entered for {deviation.versions}" if deviation.versions else ""
     steady_first = sorted(cause, key=lambda each: each.deviation.sometimes)
     shown = next((node for each in steady_first for node in each.nodes), "")
-    again = f"./nsvm run --target sim:{name} '{shown}'" if shown else f"./nsvm run --target sim:{name}"
+    again = f"./nsvm run --target {_target(name, deviation)}" + f" '{shown}'" * bool(shown)
     return f"""\
 ### {clauses[0].id}{more}: {deviation.severity}
 
@@ -129,6 +130,14 @@ def _entry(name: str, cause: Sequence[Finding]) -> str:
 - **For an attacker**: {deviation.attack}
 - **Again**: `{again}`
 """
+
+
+def _target(name: str, deviation: Deviation) -> str:
+    """A simulated host that shows it: the usual one, or one of the first version in which it was seen."""
+    seen = deviation.seen
+    if not seen or any(f"{version}.".startswith(f"{USUAL[name]}.") for version in seen):
+        return f"sim:{name}"
+    return f"sim:{name}@{'.'.join(seen[0].split('.')[:2])}"
 
 
 def _where(cause: Sequence[Finding]) -> str:

@@ -26,12 +26,13 @@ def password_for(name: str) -> dict[str, str]:
 
     if not _is_host(name) or os.environ.get(PASSWORD_VARIABLE) or sys.stdin is None or not sys.stdin.isatty():
         return {}
+    before = typed_passwords()
     try:
         with reached(name):
             pass
     except TargetError as error:
         raise UserError(str(error)) from None
-    typed = typed_passwords()
+    typed = {password for who, password in typed_passwords().items() if who not in before}
     if len(typed) > 1:
         raise UserError(f"{name}: more than one password was asked for on the way there; a run can use one: use keys")
     return {PASSWORD_VARIABLE: typed.pop()} if typed else {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.cli import ending, machine
-from harness.cli.host_run import password_for, recovery_s
+from harness.cli.host_run import recovery_s
 from harness.cli.merge import merge
 from harness.cli.pytest_process import SILENCE_S, Ended, PytestProcess
 from harness.cli.signals import Signals
@@ -33,6 +33,8 @@ class Plan:
     workers: int | None = None
     """None: as many as suit the target."""
     rest: Sequence[str] = ()
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What the pytest of a target has beside our environment."""
 
     @property
     def raw(self) -> bool:
@@ -57,7 +59,7 @@ class Plan:
                 name,
                 folder,
                 raw=self.raw,
-                environment=password_for(name),
+                environment=self.environments.get(name, {}),
                 silence_s=SILENCE_S + recovery_s(name),
             )
             ended.append(process.run(signals))

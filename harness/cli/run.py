@@ -7,10 +7,12 @@ is read from it. A run that is interrupted, killed or hangs still gets its repor
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from harness import feature_mask
 from harness.cli import flaky, machine, run_folder
 from harness.cli.console import UserError
+from harness.cli.host_run import password_for
 from harness.cli.plan import Plan
 from harness.cli.signals import Signals
 
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--repeat cannot leave the terminal to pytest: say it without -s, --pdb and the like")
     out = run_folder.choose(args.out, names)
     machine.prepare(names, programs, may_install=not args.no_install)
+    # Before the run's own handling of Ctrl-C: at a prompt that must end the command.
+    plan = replace(plan, environments={name: password_for(name) for name in names})
     out = run_folder.make(out, ours=args.out is None)
     with Signals() as signals:
         return plan.carry_out(out, signals) if repeat is None else flaky.repeat(plan, out, signals, repeat)

@@ -33,7 +33,13 @@ lock() {
 }
 empty() { for f in "$w"/* "$w"/.[!.]*; do case "$f" in "$w/lock"|"$w/MARKER") ;; *) rm -rf "$f" ;; esac; done; }
 # Renamed first, with the lock in it: whoever waits for that must find the whole folder or none.
-leave() { mv "$w" "$w.$$" || return 1; trap - EXIT; rm -rf "$w.$$"; }
+leave() { mv "$w" "$w.gone-$$" || return 1; trap - EXIT; rm -rf "$w.gone-$$"; }
+# What one that was killed meanwhile has left.
+sweep() {
+  for f in "$w".gone-[0-9]*; do
+    [ -d "$f" ] && [ -O "$f" ] && [ ! -L "$f" ] && [ ! -d "/proc/${f##*-}" ] && rm -rf "$f"
+  done
+}
 spoilt() { leave; die "$1"; }
 """.replace("TRIES", str(LOCK_TRIES)).replace("MARKER", MARKER)
 
@@ -77,6 +83,7 @@ if [ -e "$w/lease" ]; then
 fi
 if [ $said != JOIN ]; then
   empty
+  sweep
   e=$( (printf '#!/bin/sh\\n' > "$w/try" && chmod 700 "$w/try") 2>&1) || spoilt "${e##*: }: $w/try"
   "$w/try" 2>/dev/null || spoilt "no program can be started from $w, it is mounted noexec (set workdir for this host)"
   rm -f "$w/try"

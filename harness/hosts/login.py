@@ -27,9 +27,9 @@ logging.getLogger(LOGGER).propagate = False
 _passwords: dict[tuple[str, str, int], str] = {}  # what a person has typed, for reconnecting; nowhere else
 
 
-def typed_passwords() -> set[str]:
-    """What a person has typed in this process."""
-    return set(_passwords.values())
+def typed_passwords() -> dict[tuple[str, str, int], str]:
+    """What a person has typed in this process, by user, address and port."""
+    return dict(_passwords)
 
 
 def dial(place: Place, deadline_s: float) -> socket.socket:

@@ -181,7 +181,7 @@ class Universal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that befell a target: boot, reset, crash, hang, garbage, restart or warning (of L0)."""
+    """Something that befell a target: boot, reset, crash, hang, garbage, lost, missing, restart or warning (of L0)."""
 
     KIND: ClassVar[str] = "event"
     target: str
@@ -192,7 +192,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interrupted:
-    """The run was stopped by its user or by a signal."""
+    """The run was stopped by its user or by a signal, or ended without all its tests."""
 
     KIND: ClassVar[str] = "interrupted"
     reason: str

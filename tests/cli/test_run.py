@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.cli import machine, main, plan, pytest_process
+from harness.cli import run as run_command
 from harness.record import load
 
 FAKE_PYTEST = """\
@@ -127,6 +128,29 @@ def test_a_pytest_that_says_nothing_is_ended(
 
     assert status == 3
     assert "pytest said nothing for 1 s and was ended" in capsys.readouterr().err
+
+
+def test_a_typed_password_is_in_the_environment_of_pytest_alone(pretend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_command, "password_for", lambda name: {"NSVM_SSH_PASSWORD": f"for {name}"})
+    _, out = pretend("open(os.path.join(folder, 'password'), 'w').write(os.environ['NSVM_SSH_PASSWORD'])\n" + PASSES)
+
+    assert (out / "password").read_text() == "for qemu-tcg"
+    assert "NSVM_SSH_PASSWORD" not in os.environ
+
+
+def test_ctrl_c_at_the_prompt_ends_the_command_and_leaves_nothing(
+    pretend: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prompt(_name: str) -> dict[str, str]:
+        signal.raise_signal(signal.SIGINT)  # raises here only while the run has not taken signals over
+        return {}
+
+    monkeypatch.setattr(run_command, "password_for", prompt)
+    status, out = pretend(PASSES)
+
+    assert status == 130
+    assert not out.exists()
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_pytest_gets_what_was_asked_for(pretend: Any, tmp_path: Path) -> None:

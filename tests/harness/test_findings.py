@@ -36,6 +36,14 @@ def test_the_page_says_rule_cause_source_attacker_and_command() -> None:
     assert "0 findings: none" in text
 
 
+def test_the_command_names_a_host_of_a_version_that_shows_it() -> None:
+    newer = replace(deviation("core.a", "low"), seen=("7.2.13",))
+
+    text = page({"kvm": find([newer], CLAUSES, COLLECTED)})
+
+    assert "./nsvm run --target sim:kvm@7.2 'suites/core/test_x.py::test_a[1]'" in text
+
+
 def test_clauses_that_one_cause_breaks_are_one_finding() -> None:
     found = find([deviation("core.a", "low"), deviation("core.b", "low")], CLAUSES, COLLECTED)
 

@@ -124,6 +124,9 @@ def test_the_scripts_in_the_shells_of_hosts(shell: str, tmp_path: Path) -> None:
         assert ran.stderr == b""
         return ran.stdout.decode().partition("\n")[0]
 
+    for name in ("work.gone-999999999", f"work.gone-{os.getpid()}", "work.2026"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
     assert call(ACQUIRE, "a") == "FREE" and call(ACQUIRE, "b") == "HELD" and call(ACQUIRE, "a") == "JOIN"
     beat = folder / "beat.main.a"
     assert call(BEAT, "a", b"\n\n") == "" and call(ACQUIRE, "b") == "TAKEN"
@@ -135,7 +138,8 @@ def test_the_scripts_in_the_shells_of_hosts(shell: str, tmp_path: Path) -> None:
     assert beat.stat().st_ino == inode, "written over in its place"
     (folder / "lock").symlink_to("999999999")  # of a process that is gone
     assert call(RELEASE, "b") == "LAST"
-    assert os.listdir(tmp_path) == []
+    left = sorted(os.listdir(tmp_path))
+    assert left == ["work.2026", f"work.gone-{os.getpid()}"], "not ours, and one that is being removed"
 
 
 def test_a_sign_of_life_is_given(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:

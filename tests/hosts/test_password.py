@@ -120,3 +120,18 @@ def test_a_refusal_ends_the_run_in_one_line(server: PasswordServer, lab: str, mo
     types(monkeypatch, "wrong")
     with pytest.raises(UserError, match=r"^host lab: somebody@127\.0\.0\.1 refuses the password$"):
         password_for(lab)
+
+
+def test_two_hosts_may_have_two_passwords(
+    server: PasswordServer, lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = PasswordServer(tmp_path / "other", "another")
+    shown = types(monkeypatch, SECRET, "another")
+    spec = other.spec()
+    url = f"ssh://somebody@127.0.0.1:{spec.port}?use_agent=false&use_ssh_config=false&known_hosts={spec.known_hosts[0]}"
+
+    assert password_for(lab) == {"NSVM_SSH_PASSWORD": SECRET}
+    assert password_for(url) == {"NSVM_SSH_PASSWORD": "another"}
+    assert len(shown) == 2
+    other.stop()
