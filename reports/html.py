@@ -124,10 +124,12 @@ def _status(summary: Summary) -> tuple[str, str]:
     """(kind, words) of the badge beside the title."""
     if summary.new:
         return "new", "new deviations" if summary.new > 1 else "new deviation"
-    if summary.mended and not summary.cut_short:
+    if summary.mended and not summary.unfinished:
         return "mended", "baseline to be mended"
     if summary.cut_short:
         return "lost", "cut short"
+    if summary.unfinished:
+        return "lost", "interrupted"
     if summary.exit_status:
         return "lost", "not conclusive"
     return "ok", "nothing new"

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--versions: {error}") from None
     folder = find_run(args.folder)
     summary = summarise(load(folder / FILE_NAME))
-    if summary.cut_short:
+    if summary.unfinished:
         say("this run was cut short: the proposal is made of what it recorded")
     try:
         collected = [str(entry["test"]) for entry in collect()]

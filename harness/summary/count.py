@@ -56,7 +56,8 @@ def summarise(run: Run, *, ending: bool = False) -> Summary:
         if (found := [j for j in clause.judged.get(name, ()) if j.category == wanted])
     ]
     cut_short = not (run.complete or ending)
-    targets = [_target(run, name, outcomes, cut_short) for name in names]
+    unfinished = cut_short or bool(run.interrupted)
+    targets = [_target(run, name, outcomes, unfinished) for name in names]
     cross_check(run, outcomes, clauses, contradictions)
     return Summary(
         run=run,
@@ -70,7 +71,7 @@ def summarise(run: Run, *, ending: bool = False) -> Summary:
     )
 
 
-def _target(run: Run, name: str, outcomes: list[Outcome], cut_short: bool) -> TargetSummary:
+def _target(run: Run, name: str, outcomes: list[Outcome], unfinished: bool) -> TargetSummary:
     tally = Tally()
     touched: dict[str, set[str]] = {c: set() for c in CATEGORIES}
     counts: Counter[str] = Counter()
@@ -81,4 +82,4 @@ def _target(run: Run, name: str, outcomes: list[Outcome], cut_short: bool) -> Ta
         counts[outcome.verdict] += 1
         touched[outcome.category].update(j.clause for j in outcome.judged if j.category == outcome.category)
     by_category = {c: len(ids) for c, ids in touched.items()}
-    return TargetSummary(name, machines_of(run, name), tally, counts, by_category, cut_short)
+    return TargetSummary(name, machines_of(run, name), tally, counts, by_category, unfinished)

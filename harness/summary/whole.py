@@ -42,7 +42,7 @@ class TargetSummary:
     """Outcomes by verdict."""
     clauses_by_category: dict[str, int]
     """How many distinct clauses the outcomes of a category touch."""
-    cut_short: bool = False
+    unfinished: bool = False
 
     @property
     def sentence(self) -> str:
@@ -57,7 +57,7 @@ class TargetSummary:
         elif tally.lost == tally.tests - tally.skipped:
             parts.append("nothing was judged")
         else:
-            parts.append("no new deviation" + (" so far" if self.cut_short else ""))
+            parts.append("no new deviation" + (" so far" if self.unfinished else ""))
         if tally.mended:
             parts.append(f"{counted(tally.mended, 'known deviation')} mended in {counted(clauses['mended'], 'clause')}")
         if tally.known:
@@ -131,12 +131,17 @@ class Summary:
         return bool(self.contradictions) or any(p.grave for p in self.run.problems)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether there was more to run: the record has no end, or says that the run was interrupted."""
+        return self.cut_short or bool(self.run.interrupted)
+
+    @property
     def exit_status(self) -> int:
-        """1: something new or mended. 3: ERROR or MISS, or a record that is empty, cut short or damaged. Else 0."""
+        """1: something new or mended. 3: ERROR or MISS, or a record that is empty, unfinished or damaged. Else 0."""
         if self.new or self.mended:
             return 1
         judged = self.tests - self.lost - self.skipped
-        return 3 if self.lost or not judged or self.cut_short or self.damaged else 0
+        return 3 if self.lost or not judged or self.unfinished or self.damaged else 0
 
     @property
     def sentence(self) -> str:
@@ -145,4 +150,6 @@ class Summary:
             told = "nothing was judged: the record holds no result"
         else:
             told = ". ".join(t.sentence for t in self.targets)
-        return f"Cut short. {told}" if self.cut_short else told
+        if not self.unfinished:
+            return told
+        return f"{'Cut short' if self.cut_short else 'Interrupted'}. {told}"

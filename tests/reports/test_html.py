@@ -303,6 +303,7 @@ def test_an_interrupted_run_says_why(tmp_path: Path) -> None:
     )
 
     assert "This run was interrupted" in text and "SIGTERM" in text
+    assert '<span class="badge lost">interrupted</span>' in text and "nothing new" not in text
 
 
 def test_bits_without_clauses_are_said_to_be_so(pages: dict[str, str]) -> None:
