@@ -37,11 +37,9 @@ class Child:
     ) -> None:
         self._record = Record.new(argv, files)
         self._log = bytearray()
-        setpriv = shutil.which("setpriv")
-        leash = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         try:
             self._process = subprocess.Popen(
-                [*leash, *argv],
+                [*_leash(), *argv],
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -94,6 +92,18 @@ class Child:
         if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
         self._record.remove()
+
+
+def _leash() -> list[str]:
+    """What a command is started through, so that it dies with the thread that started it.
+
+    Who is killed before setpriv(1) has asked for the signal sends none: then the child has another parent already, and
+    goes by itself.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        return []
+    return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
 
 
 class Record:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,28 @@ def test_a_killed_run_takes_its_emulators_along(tmp_path: Path) -> None:
     assert reap_leftovers() == []  # it had gone by itself
     assert records() == []
     run.stdout.close()
+
+
+def test_a_run_killed_while_it_starts_an_emulator_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel sends no signal for a parent that died before the signal was asked for."""
+    real = shutil.which("setpriv")
+    assert real is not None
+    killed = tmp_path / "killed"
+    slow = tmp_path / "setpriv"
+    slow.write_text(f'#!/bin/sh\nuntil test -e {killed}; do sleep 0.01; done\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    run = subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    pid = int(run.stdout.readline())
+
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    assert start_time(pid) is not None  # nobody has told it yet
+    killed.touch()
+
+    assert gone_within(pid, 5)
 
 
 def write_record(pid: int, *, owner: list[int], argv: list[str], files: tuple[Path, ...] = ()) -> None:
