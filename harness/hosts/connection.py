@@ -2,6 +2,9 @@
 
 A dead connection is noticed: the host is asked for a sign of life every KEEPALIVE_S, and has ANSWER_S to give one,
 whatever TCP believes. What ends the connection is kept as `lost_reason`. No thread outlives close().
+
+Commands run one at a time, those behind open() apart: Dropbear (2022.82 to 2024.85, mkj/dropbear#173 and #326) closes a
+channel whose command has not begun yet when another command ends.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -61,6 +64,7 @@ class Connection:
         self.lost_reason: str | None = None
         self.on_beat: Callable[[], None] | None = None  # called every KEEPALIVE_S from the keeper
         self._closing = threading.Event()
+        self._turn = threading.RLock()
         self._jump: Connection | None = None
         self._transport = self._connect(self.place, deadline_s or spec.connect_deadline_s)
         self._keeper = threading.Thread(target=self._keep, daemon=True, name=f"ssh {self.place.name}")
@@ -78,6 +82,10 @@ class Connection:
     def run(self, script: str, *, input: bytes = b"", deadline_s: float = 20.0) -> Ran:
         """Runs shell text to its end. Raises HostError if the connection is lost or the deadline has passed."""
         deadline = time.monotonic() + deadline_s
+        with self._alone(deadline_s):
+            return self._run(script, input, deadline, deadline_s)
+
+    def _run(self, script: str, input: bytes, deadline: float, deadline_s: float) -> Ran:
         channel = self.open(script, deadline_s=deadline_s)
         out, err = bytearray(), bytearray()
         try:
@@ -120,6 +128,10 @@ class Connection:
 
     def open(self, command: str, *, deadline_s: float = 10.0) -> paramiko.Channel:
         """Starts shell text whose stdin, stdout and stderr are the channel. Raises HostError."""
+        with self._alone(deadline_s):
+            return self._open(command, deadline_s)
+
+    def _open(self, command: str, deadline_s: float) -> paramiko.Channel:
         if not self.alive():
             raise self._lost()
         channel: paramiko.Channel | None = None
@@ -172,6 +184,17 @@ class Connection:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _alone(self, deadline_s: float) -> Iterator[None]:
+        if not self._turn.acquire(timeout=max(deadline_s, 0)):
+            raise HostError(
+                f"host {self.name}: another command there has not ended within {deadline_s:.0f} s", passing=True
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _connect(self, place: Place, deadline_s: float) -> paramiko.Transport:
         deadline = time.monotonic() + deadline_s

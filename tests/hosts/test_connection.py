@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,26 @@ def test_a_command_has_a_deadline(host: Connection) -> None:
     assert time.monotonic() - began < 3 and host.alive()
     assert host.run("cat > /dev/null; echo well", input=b"x" * 5_000_000).text == "well"
     assert host.run("echo early", input=b"x" * 5_000_000).text == "early"
+
+
+def test_commands_do_not_meet(host: Connection, tmp_path: Path) -> None:
+    """Where another command ends, some servers close a channel whose command has not begun."""
+    with ThreadPoolExecutor(4) as pool:
+        ended = list(pool.map(host.run, [f"cd {tmp_path} && mkdir one && sleep 0.1 && rmdir one"] * 8))
+
+    assert [ran.status for ran in ended] == [0] * 8, [ran.complaint for ran in ended]
+
+
+def test_a_command_waits_for_the_one_before_but_not_for_ever(host: Connection, tmp_path: Path) -> None:
+    began, end = tmp_path / "began", tmp_path / "end"
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(host.run, f"touch {began}; until [ -e {end} ]; do sleep 0.05; done; echo well")
+        assert wait_for(began.exists, 10)
+        with pytest.raises(HostError, match="another command there has not ended within 0 s") as caught:
+            host.run("true", deadline_s=0.2)
+        end.touch()
+        assert long.result().text == "well"
+    assert caught.value.passing and host.run("echo again").text == "again"
 
 
 def test_upload(host: Connection, tmp_path: Path) -> None:

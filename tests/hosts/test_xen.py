@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import tty
 from collections.abc import Iterator
@@ -294,6 +295,23 @@ def test_guests_are_found_and_ended_by_name(toolstack: Toolstack) -> None:
         assert (ran.returncode, ran.stderr) == (0, "")
         assert not toolstack.runs()
     assert toolstack.shell(xen().leftovers_script()).stdout == ""
+
+
+def test_a_leash_that_outlives_its_domain_is_gone_before_the_next_guest(toolstack: Toolstack) -> None:
+    """As after a cut line: what it does at its end is to destroy a domain of that name and to remove its files."""
+    first = toolstack.start(xen(), plain(toolstack))
+    wait_until(lambda: "nsvm-1.log" in toolstack.left() and toolstack.runs())
+    toolstack.end("")
+    first.send_signal(signal.SIGSTOP)  # it would end by itself now, but it is slow
+
+    stopped = toolstack.shell(xen().stop_script("nsvm-1"))
+
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    first.send_signal(signal.SIGCONT)
+    assert first.poll() is not None, "whoever starts the next guest must not meet it"
+    for pipe in (first.stdin, first.stdout, first.stderr):
+        assert pipe is not None
+        pipe.close()
 
 
 def test_nothing_is_known_of_a_domain_that_runs() -> None:
