@@ -59,7 +59,7 @@ class Assembled:
 class Assembler:
     """Assembles snippets; `cache` is a folder that several processes may share.
 
-    `processes` counts the runs of `as`, for the benchmark.
+    `processes` counts the runs of `as`, which tests look at.
     """
 
     def __init__(self, cache: Path) -> None:

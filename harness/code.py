@@ -46,11 +46,11 @@ class CodeResult:
 
     @property
     def regs(self) -> dict[str, int]:
-        """Registers at its end; those never loaded nor changed are zero."""
-        return dict.fromkeys((), 0) | dict(self.loaded) | self.answer.registers
+        """The registers that were loaded or changed, as they were at its end."""
+        return dict(self.loaded) | self.answer.registers
 
     def reg(self, name: str) -> int:
-        """One register at the end."""
+        """One register at the end; one that was never loaded nor changed is zero."""
         return self.regs.get(name, 0)
 
     def faults(self, vector: str, error: int | None = None, *, at: str | None = None) -> Match:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from harness.bench import boot, rates, remote, suite
-from harness.bench.figure import Bench, Figure, NotMeasured
+from harness.bench.figure import Bench, Failed, Figure, NotMeasured
 
 Measure = Callable[[Bench], list[Figure]]
 
@@ -25,4 +25,4 @@ MEASURES: Mapping[str, Measure] = {
 }
 """In the order in which they run."""
 
-__all__ = ["MEASURES", "Bench", "Figure", "Measure", "NotMeasured"]
+__all__ = ["MEASURES", "Bench", "Failed", "Figure", "Measure", "NotMeasured"]

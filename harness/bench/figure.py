@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.targets.base import Target, TargetOptions
+from harness.worker import release
 
 
 class NotMeasured(Exception):
-    """A figure cannot be had on this target; the text says why."""
+    """A figure is not to be had on this target, or nobody asked for it; the text says why."""
+
+
+class Failed(Exception):
+    """What was to be measured did not work; the text says how."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,17 @@ class Bench:
     """Also what takes many minutes."""
     programs: Sequence[str] = ()
     """--qemu and --bochs for pytest."""
+
+    @contextmanager
+    def target_for_now(self, **more: object) -> Iterator[Target]:
+        """A target that gives back all it holds: a host's lease would shut out the next measure, an outer machine take
+        its CPU time.
+        """
+        target = self.make_target(**more)
+        try:
+            yield target
+        finally:
+            release(target)
 
 
 def median(values: Sequence[float]) -> float:

@@ -11,16 +11,15 @@ from dataclasses import replace
 
 from harness import places
 from harness.bench import suite
-from harness.bench.figure import Bench, Figure, NotMeasured, median, spread
+from harness.bench.figure import Bench, Failed, Figure, NotMeasured, median, spread
 from harness.bench.rates import DEADLINE_S, scenario_request
-from harness.hosts.connection import Connection
 from harness.hosts.console import ChannelConsole
-from harness.session import Boot, Session
+from harness.session import Session
 from harness.sim.error import SimError
 from harness.sim.machine import OuterMachine
 from harness.sim.state import PREFIX, State, build_command, built, load
 from harness.steps import encode_list, mem_read
-from harness.targets.base import Console, Target
+from harness.targets.base import Console
 from harness.targets.ssh_host import SshHost
 
 GOAL_FIRST_S, GOAL_ECHO = 5.0, 2.0
@@ -86,8 +85,9 @@ def _hosts(bench: Bench) -> list[str]:
 def _first(bench: Bench, name: str) -> Figure:
     def once() -> float:
         started = time.monotonic()
-        with _running(bench, name) as (boot, _):
-            boot.link.run(scenario_request(bench, boot), DEADLINE_S)
+        with _host(bench, name) as host:
+            session = Session(host, use_lane=False)
+            session.boot.link.run(scenario_request(bench, session), DEADLINE_S)
             return time.monotonic() - started
 
     took = [once() for _ in range(min(bench.rounds, 3))]
@@ -99,14 +99,17 @@ def _first_test(bench: Bench, name: str) -> Figure:
     """As a person waits for it."""
     ran = suite.run(bench, 1, target=name, paths=[FIRST_TEST])
     if not ran.first_verdict_s:
-        raise NotMeasured(f"no verdict came of {FIRST_TEST}")
+        raise Failed(f"no verdict came of {FIRST_TEST}")
     return Figure(name=f"{name}: restore and first verdict", value=ran.first_verdict_s, unit="s", goal=GOAL_FIRST_S,
                   detail="from the start of pytest with one test")  # fmt: skip
 
 
 def _echo(bench: Bench, name: str) -> list[Figure]:
-    with _running(bench, name) as (boot, connection):
-        request = scenario_request(bench, boot)
+    with _host(bench, name) as host:
+        session = Session(host, use_lane=False)
+        request = scenario_request(bench, session)
+        boot, connection = session.boot, host.hold.connection
+        assert connection is not None
         answer = boot.link.run(request, DEADLINE_S)
         console = ChannelConsole(connection.open("exec cat"))
         plain = encode_list([mem_read(places.L1_CODE, PLAIN_BYTES)])
@@ -144,39 +147,20 @@ def _there_and_back(console: Console, data: bytes) -> None:
     while left > 0:
         left -= len(console.read(1.0))
         if time.monotonic() > deadline:
-            raise NotMeasured("the echo did not come back")
-
-
-@contextmanager
-def _running(bench: Bench, name: str) -> Iterator[tuple[Boot, Connection]]:
-    """A boot on that host, and the connection to it."""
-    with _host(bench, name) as target:
-        session = Session(target, use_lane=False)
-        try:
-            boot = session.boot
-            connection = target.hold.connection
-            assert connection is not None
-            yield boot, connection
-        finally:
-            session.close()
+            raise Failed("the echo did not come back")
 
 
 @contextmanager
 def _host(bench: Bench, name: str) -> Iterator[SshHost]:
+    """That host, and nothing of it left running or held."""
     if not name.startswith(PREFIX):
-        target: Target = bench.make_target()
-        assert isinstance(target, SshHost)
-        try:
+        with bench.target_for_now() as target:
+            assert isinstance(target, SshHost)
             yield target
-        finally:
-            target.close()
         return
+    machine = OuterMachine(_available(name))
     try:
-        machine = OuterMachine(_available(name))
         spec = replace(machine.start(RESTORE_S), boot_deadline_s=RESTORE_S)
-    except SimError as error:
-        raise NotMeasured(str(error)) from None
-    try:
         host = SshHost(spec, bench.make_options(), name=name)
         try:
             yield host

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.bench import cpu_probe
-from harness.bench.figure import Bench, Figure, NotMeasured
+from harness.bench.figure import Bench, Failed, Figure, NotMeasured
 from harness.cli.progress import Tail
-from harness.record import FILE_NAME, load
+from harness.record import FILE_NAME, LOST_VERDICTS, Run, load
 from harness.targets import file_name
 
 GOAL_S = 60.0
@@ -24,6 +25,8 @@ SLOW_BAUD = 115200
 DEADLINE_S = 3600
 STOP_S = 30.0
 FINE = (0, 1)  # a new deviation is none of our business here
+NO_VERDICT = LOST_VERDICTS | {"SKIP"}
+NOT_PASSED_ON = ("PYTEST_ADDOPTS", "PYTHONPATH")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def slow_line(bench: Bench) -> list[Figure]:
 
 
 def run(bench: Bench, count: int, *more: str, target: str | None = None, paths: Sequence[str] | None = None) -> Ran:
-    """One pytest over the suites (or `paths`); raises NotMeasured if it does not end as a run does."""
+    """One pytest over the suites (or `paths`); raises Failed if it does not end as a run does."""
     target = target or bench.target
     out = Path(tempfile.mkdtemp(prefix=f"suite-{file_name(target)}-", dir=bench.workdir))
     cpu = out / "cpu"
@@ -82,12 +85,13 @@ def run(bench: Bench, count: int, *more: str, target: str | None = None, paths: 
     log = out / "pytest.log"
     tail = Tail(out / FILE_NAME)
     first_s: float | None = None
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
     started = time.monotonic()
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [*command, *bench.programs, *more],
             cwd=bench.root,
-            env={**os.environ, cpu_probe.FOLDER: str(cpu)},
+            env={**kept, cpu_probe.FOLDER: str(cpu)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -95,10 +99,10 @@ def run(bench: Bench, count: int, *more: str, target: str | None = None, paths: 
         try:
             while process.poll() is None:
                 if time.monotonic() - started > DEADLINE_S:
-                    raise NotMeasured(f"not done after {DEADLINE_S} s")
+                    raise Failed(f"not done after {DEADLINE_S} s")
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.02 if first_s is None else 0.2)
-                if first_s is None and any(record.get("kind") == "result" for record in tail.poll()):
+                if first_s is None and any(map(_is_verdict, tail.poll())):
                     first_s = time.monotonic() - started
         finally:
             if process.poll() is None:
@@ -109,9 +113,28 @@ def run(bench: Bench, count: int, *more: str, target: str | None = None, paths: 
                 process.wait()
     took_s = time.monotonic() - started
     if process.returncode not in FINE:
-        raise NotMeasured(f"pytest ended with status {process.returncode}: {_last_line(log)}")
+        raise Failed(f"pytest ended with status {process.returncode}: {_last_line(log)}")
     spent_s = sum(float(path.read_text()) for path in cpu.iterdir())
-    return Ran(took_s, spent_s, len(load(out / FILE_NAME).results), first_s)
+    return Ran(took_s, spent_s, _tests(load(out / FILE_NAME)), first_s)
+
+
+def _is_verdict(record: Mapping[str, Any]) -> bool:
+    """Whether a line of the record says how a test ended that was really run."""
+    return record.get("kind") == "result" and record.get("verdict") not in NO_VERDICT
+
+
+def _tests(run: Run) -> int:
+    """How many tests there were. Raises Failed where some were not run: without them the suite is soon done."""
+    tests = {result.test for result in run.results}
+    lost = [result for result in run.results if result.verdict in LOST_VERDICTS]
+    if lost:
+        one = f"{lost[0].test}: {lost[0].verdict}, {lost[0].reason}"
+        raise Failed(f"{len({result.test for result in lost})} of {len(tests)} tests gave no verdict ({one})")
+    if run.interrupted:
+        raise Failed(f"the run was cut short: {run.interrupted[0].reason}")
+    if all(result.verdict in NO_VERDICT for result in run.results):
+        raise Failed(f"{len(tests)} tests were skipped, and there is no other")
+    return len(tests)
 
 
 def _last_line(log: Path) -> str:

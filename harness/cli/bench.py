@@ -6,14 +6,16 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from typing import Any
 
 from harness.cli import machine
 from harness.cli.command import ROOT
-from harness.cli.console import EXIT_HARNESS, EXIT_OK, UserError, say
+from harness.cli.console import EXIT_HARNESS, EXIT_OK, HarnessError, UserError, say
 from harness.leftovers import WorkFolder
+from harness.text import line as one_line
 from harness.version import VERSION
 
 
@@ -48,8 +50,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 def run(args: argparse.Namespace) -> int:
     """Measures, and prints each figure as it comes."""
     from harness import bench
-    from harness.link import LinkError
-    from harness.session import TargetLost
     from harness.targets.base import Target, TargetError, TargetOptions
 
     if "list" in args.only:
@@ -79,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
         def make_options() -> TargetOptions:
             return machine.target_options(workdir, programs)
 
-        version = make_target().version()
         given = [
             word
             for option, path in (("--qemu", programs.qemu), ("--bochs", programs.bochs))
@@ -96,16 +95,25 @@ def run(args: argparse.Namespace) -> int:
             slow=args.slow or bool(args.only),
             programs=given,
         )
+        try:
+            with context.target_for_now() as target:
+                version = target.version()
+        except TargetError as error:
+            raise HarnessError(f"{args.target}: {error}") from error
+        load = [_load()]
         if not args.json:
-            print(f"{args.target}: {version}; {os.cpu_count()} cores, {platform.machine()}; nsvm {VERSION}")
+            print(
+                f"{args.target}: {version}; {os.cpu_count()} cores, {platform.machine()}; nsvm {VERSION}; "
+                f"load average {load[0]:.2f}"
+            )
         for name, measure in chosen.items():
             started = time.monotonic()
             try:
                 figures = measure(context)
             except bench.NotMeasured as why:
                 figures = [bench.Figure(name=name, value=None, unit="", detail=f"not measured: {why}")]
-            except (LinkError, TargetLost, TargetError) as error:
-                figures = [bench.Figure(name=name, value=None, unit="", detail=f"failed: {error}")]
+            except _failures() as error:
+                figures = [bench.Figure(name=name, value=None, unit="", detail=f"failed: {one_line(str(error))}")]
                 failed += 1
             for figure in figures:
                 told.append({"measure": name, **figure.as_json()})
@@ -113,14 +121,33 @@ def run(args: argparse.Namespace) -> int:
                     print(line(figure), flush=True)
             if args.json:
                 say(f"{name}: {time.monotonic() - started:.1f} s")
+        load.append(_load())
     if args.json:
-        json.dump(
-            {"target": args.target, "version": version, "nsvm": VERSION, "cores": os.cpu_count(), "figures": told},
-            sys.stdout,
-            indent=1,
-        )
+        told_of = {"target": args.target, "version": version, "nsvm": VERSION, "cores": os.cpu_count()}
+        json.dump({**told_of, "load_average": load, "figures": told}, sys.stdout, indent=1)
         print()
+    else:
+        print(f"load average at the end {load[1]:.2f}")
     return EXIT_HARNESS if failed else EXIT_OK
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """How a measure fails, one that can be had. The others are taken all the same."""
+    from harness.asm import AssemblyError
+    from harness.bench import Failed
+    from harness.link import LinkError
+    from harness.session import ExecutorRefused, TargetLost
+    from harness.sim.error import SimError
+    from harness.steps import MalformedAnswer
+    from harness.targets.base import TargetError
+
+    of_targets = (LinkError, TargetLost, TargetError, SimError, ExecutorRefused, MalformedAnswer)
+    return (Failed, *of_targets, AssemblyError, subprocess.SubprocessError, OSError)
+
+
+def _load() -> float:
+    """What else this machine does: of the last minute."""
+    return round(os.getloadavg()[0], 2)
 
 
 def line(figure: Any) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -45,20 +46,20 @@ def ensure_venv(name: str, requirements: str, *, root: Path = ROOT, state: Path 
     key = hashlib.sha256(wanted + sys.version.encode() + sys.base_prefix.encode()).hexdigest()[:12]
     folder = state / f"{name}-{key}"
     complete = folder / COMPLETE
-    if complete.exists():
-        _touch(complete)
-        return folder / "bin" / "python"
     try:
+        if complete.exists():
+            _touch(complete)
+            return folder / "bin" / "python"
         (state / "log").mkdir(parents=True, exist_ok=True)
-        lock = open(state / f"{name}.lock", "w")  # noqa: SIM115
+        with open(state / f"{name}.lock", "w") as file:
+            waiting = f"another nsvm is making the Python environment {name}; waiting for it"
+            lock(file.fileno(), waiting, LOCK_DEADLINE_S)
+            if not complete.exists():
+                _make(folder, root / requirements, state / "log" / f"{name}.log")
+                _point(state / name, folder)
+                _forget_unused(state, name, folder)
     except OSError as error:
-        raise BootstrapError(f"cannot write to {state}: {error.strerror}") from None
-    with lock:
-        _lock(lock.fileno(), name)
-        if not complete.exists():
-            _make(folder, root / requirements, state / "log" / f"{name}.log")
-            _point(state / name, folder)
-            _forget_unused(state, name, folder)
+        raise BootstrapError(f"cannot make the Python environment: {told(error, state)}") from None
     return folder / "bin" / "python"
 
 
@@ -68,9 +69,29 @@ def _touch(complete: Path) -> None:
         os.utime(complete)
 
 
-def _lock(descriptor: int, name: str) -> None:
-    """Takes the lock, saying so if another process holds it."""
-    deadline = time.monotonic() + LOCK_DEADLINE_S
+def told(error: OSError, state: Path) -> str:
+    """What a file system refuses, in one line: what, where, and whose the files are if they are not ours."""
+    if error.strerror is None:
+        return str(error)
+    text = f"{error.filename or state}: {error.strerror}"
+    with contextlib.suppress(OSError):
+        if isinstance(error, PermissionError) and (owner := os.stat(state).st_uid) != os.geteuid():
+            text += f" ({state} belongs to {_user(owner)}: run this as that user, or make it yours with chown -R)"
+    return text
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def lock(descriptor: int, waiting: str, deadline_s: float) -> None:
+    """Takes the lock, saying `waiting` if another process holds it. Raises OSError where there is none to be had, and
+    TimeoutError where it does not come.
+    """
+    deadline = time.monotonic() + deadline_s
     said = False
     while True:
         try:
@@ -78,12 +99,10 @@ def _lock(descriptor: int, name: str) -> None:
             return
         except BlockingIOError:
             if not said:
-                _say(f"another nsvm is making the Python environment {name}; waiting for it")
+                _say(waiting)
                 said = True
             if time.monotonic() > deadline:
-                raise BootstrapError(
-                    f"waited {LOCK_DEADLINE_S} s for another nsvm to make the Python environment"
-                ) from None
+                raise TimeoutError(f"waited {deadline_s:.0f} s in vain: {waiting}") from None
             time.sleep(0.2)
 
 
@@ -170,7 +189,11 @@ def main(argv: list[str]) -> int:
         _say("interrupted")
         return 130
     start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from harness.cli import main; sys.exit(main())"
-    os.execv(python, [str(python), "-P", "-c", start, *argv])
+    try:
+        os.execv(python, [str(python), "-P", "-c", start, *argv])
+    except OSError as error:
+        _say(f"cannot start {python}: {error.strerror}; remove {python.parents[1]} to have it made anew")
+        return 2
 
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from harness.cli.bootstrap import lock, told
 from harness.cli.console import UserError, say
 
 APT_DEADLINE_S = 900
+LOCK = Path("/run/nsvm-apt.lock")
+"""Held from update to install: apt-get itself does not wait for whoever fetches the lists. ./nsvm holds it, too."""
 LISTS = Path("/var/lib/apt/lists")
 LISTS_AGE_MAX_S = 7 * 86400
 INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
@@ -118,25 +121,38 @@ def ensure(needs: Sequence[Need], *, may_install: bool, log: Path) -> None:
 
 
 def _install(packages: Sequence[str], log: Path) -> None:
-    """apt-get install, after an update where the lists are missing or old, or where the first try fails."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + APT_DEADLINE_S
-    updated = False
-    with open(log, "w") as output:
-        if _lists_are_old():
-            updated = _apt(["apt-get", "update"], output, deadline) == 0
-        status = _apt([*INSTALL, "-o", "DPkg::Lock::Timeout=300", *packages], output, deadline)
-        if status and not updated:
-            _apt(["apt-get", "update"], output, deadline)
-            status = _apt([*INSTALL, "-o", "DPkg::Lock::Timeout=300", *packages], output, deadline)
+    """Has apt-get install them, one nsvm at a time."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(LOCK, "w") as file, open(log, "w") as output:
+            waiting = "another nsvm is installing Debian packages; waiting for it"
+            lock(file.fileno(), waiting, APT_DEADLINE_S)
+            status = _update_and_install(packages, output)
+    except OSError as error:
+        raise UserError(f"cannot install {' '.join(packages)}: {told(error, LOCK)}") from None
     if status:
-        lines = log.read_text(errors="replace").splitlines()
-        errors = (
-            [line for line in lines if line.startswith("E:")]
-            or [line for line in lines if line.strip()]
-            or ["no output"]
-        )
-        raise UserError(f"apt-get could not install {' '.join(packages)}: {errors[-1][:300]} (all of it: {log})")
+        complaint = _complaint(log.read_text(errors="replace").splitlines())
+        raise UserError(f"apt-get could not install {' '.join(packages)}: {complaint} (all of it: {log})")
+
+
+def _update_and_install(packages: Sequence[str], output: TextIO) -> int:
+    """apt-get install, after an update where the lists are missing or old, or where the first try fails."""
+    deadline = time.monotonic() + APT_DEADLINE_S
+    install = [*INSTALL, "-o", "DPkg::Lock::Timeout=300", *packages]
+    updated = _lists_are_old() and _apt(["apt-get", "update"], output, deadline) == 0
+    status = _apt(install, output, deadline)
+    if status and not updated:
+        _apt(["apt-get", "update"], output, deadline)
+        status = _apt(install, output, deadline)
+    return status
+
+
+def _complaint(lines: Sequence[str]) -> str:
+    """What says most of apt-get's output. Without a network an update is well, and the packages are just not found."""
+    errors = [line for line in lines if line.startswith("E:")] or [line for line in lines if line.strip()]
+    complaint = errors[-1][:300] if errors else "no output"
+    unfetched = [line for line in lines if "Failed to fetch" in line]
+    return f"{complaint}; no network? {unfetched[-1][:300]}" if unfetched else complaint
 
 
 def _lists_are_old() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.cli.bootstrap import lock, told
 from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import STATIC_LIBC, Need, ensure, missing_build_tools
@@ -28,6 +28,7 @@ HOST_PROGRAM = ROOT / "guest_payloads" / "host_vmm"
 EXECUTOR_ELF = EXECUTOR / "build" / "executor.elf"
 DISK_IMAGE = EXECUTOR / "build" / "disk.img"
 BUILD_DEADLINE_S = 300
+BUILD_LOCK_DEADLINE_S = 2 * BUILD_DEADLINE_S
 LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu/libc.a"), Path("/usr/include/linux/kvm.h"))
 REMOTE = ("host:", "ssh://")
 """How the names of targets begin that are reached over SSH and are not the run's own."""
@@ -155,28 +156,34 @@ def build_host_program() -> None:
 
 def _make(what: str, folder: Path) -> None:
     """Runs make, quietly. Two builds at once wait for each other."""
-    STATE.mkdir(exist_ok=True)
-    LOG.mkdir(exist_ok=True)
     log = LOG / f"make-{folder.name}.log"
-    with open(STATE / "build.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            made = subprocess.run(
-                ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(folder), *compiler()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=BUILD_DEADLINE_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise HarnessError(f"building {what} was not done after {BUILD_DEADLINE_S} s") from None
-        except OSError as error:
-            raise UserError(f"cannot run make: {error.strerror}") from None
-        log.write_bytes(made.stdout)
+    try:
+        LOG.mkdir(parents=True, exist_ok=True)
+        with open(STATE / "build.lock", "w") as file:
+            lock(file.fileno(), "another nsvm builds the executor; waiting for it", BUILD_LOCK_DEADLINE_S)
+            made = _run_make(what, folder)
+            log.write_bytes(made.stdout)
+    except OSError as error:
+        raise UserError(f"cannot build {what}: {told(error, STATE)}") from None
     if made.returncode:
         lines = made.stdout.decode(errors="replace").splitlines()
         complaint = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")
         raise HarnessError(f"{what} does not build: {complaint.strip()[:300]} (all of it: {log})")
+
+
+def _run_make(what: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(folder), *compiler()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=BUILD_DEADLINE_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise HarnessError(f"building {what} was not done after {BUILD_DEADLINE_S} s") from None
+    except OSError as error:
+        raise UserError(f"cannot run make: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,18 @@ import filecmp
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP_DEADLINE_S = 1000
+STOP_GRACE_S = 10
 SUITE_TARGETS = ("qemu-tcg", "bochs")
 SIM_BUILDS = {"kvm": ("kvm",), "xen": ("xen",), "xen-hvm": ("xen", "--with-qemu")}
 SIM_PARTS = {
@@ -65,13 +68,24 @@ class Tally:
 
 
 def call(command: Sequence[str], cwd: Path = ROOT) -> int:
-    """Runs a command with its output shown; its exit status, or 124 past the deadline."""
+    """Runs a command with its output shown; its exit status, or 124 past the deadline.
+
+    Past it, and at Ctrl-C, it is given time to end the machines and servers that it has started.
+    """
     print(f"$ {' '.join(command)}", flush=True)
+    process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL)
     try:
-        return subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, timeout=STEP_DEADLINE_S).returncode
+        return process.wait(STEP_DEADLINE_S)
     except subprocess.TimeoutExpired:
         print(f"not done after {STEP_DEADLINE_S} s", flush=True)
+        process.send_signal(signal.SIGINT)
         return 124
+    finally:
+        for insist in (process.terminate, process.kill):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_GRACE_S)
+                break
+            insist()
 
 
 def lint(tally: Tally, _arguments: Sequence[str]) -> None:
@@ -90,10 +104,10 @@ def lint(tally: Tally, _arguments: Sequence[str]) -> None:
 
 
 def _builds_the_same(compiler: str) -> bool:
-    """Builds in two folders of different names and compares what comes out."""
+    """Builds in two folders of different names, one with a blank in it, and compares what comes out."""
     with tempfile.TemporaryDirectory(prefix="nsvm-") as folder:
         built = []
-        for name in ("one", "another/deeper"):
+        for name in ("one", "another one/deeper"):
             copy = Path(folder) / name / "guest_payloads"
             shutil.copytree(ROOT / "guest_payloads", copy, ignore=shutil.ignore_patterns("build"))
             made = call(["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(copy / "executor"), f"CC={compiler}"])
@@ -108,7 +122,7 @@ def _builds_the_same(compiler: str) -> bool:
 
 def _host_program_builds(compiler: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="nsvm-") as folder:
-        copy = Path(folder) / "host_vmm"
+        copy = Path(folder) / "a clone" / "host_vmm"
         shutil.copytree(ROOT / "guest_payloads" / "host_vmm", copy, ignore=shutil.ignore_patterns("build"))
         return call(["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(copy), f"CC={compiler}"]) == 0
 
@@ -152,8 +166,8 @@ def _suites(tally: Tally, target: str, *paths: str) -> None:
 
 
 def _suite_counts(record: Path) -> tuple[int, int, int]:
-    """Results as expected (passed, or deviating as the baseline says), not as expected, skipped; the last line of
-    a test counts.
+    """Results as expected (passed, or deviating as the baseline says), not as expected, skipped. Of a test's lines the
+    last counts, unless one was not as expected.
     """
     tests: dict[str, str] = {}
     try:
@@ -213,7 +227,7 @@ CHECKS: dict[str, Callable[[Tally, Sequence[str]], None]] = {
 def main(argv: Sequence[str]) -> int:
     """Runs one of CHECKS; 1 if anything failed."""
     if not argv or argv[0] not in CHECKS:
-        print(f"usage: python -m harness.cli.selfcheck {'|'.join(CHECKS)} [pytest arguments]", file=sys.stderr)
+        print(f"usage: python -P harness/cli/selfcheck.py {'|'.join(CHECKS)} [pytest arguments]", file=sys.stderr)
         return 2
     tally = Tally()
     CHECKS[argv[0]](tally, argv[1:])

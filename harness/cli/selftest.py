@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from harness.cli import machine
-from harness.cli.bootstrap import BootstrapError, ensure_venv
+from harness.cli.bootstrap import BootstrapError, ensure_venv, told
 from harness.cli.command import LOG, ROOT, STATE
-from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
+from harness.cli.console import EXIT_NEW, EXIT_OK, EXIT_TERMINATED, UserError, say
 from harness.cli.debian import Need, ensure, missing_build_tools, missing_test_tools
 
 TOX_REQUIREMENTS = "requirements/tox.txt"
@@ -77,9 +79,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 
 def run(args: argparse.Namespace) -> int:
     """Runs them; the last line printed has the sum."""
+    started = time.monotonic()
     chosen = [environment for environment in ENVIRONMENTS if not args.env or environment.name in args.env]
     if args.rest and any(environment.name in ("lint", "types") for environment in chosen):
         raise UserError("pytest arguments after '--' need --env units or --env emulators")
+    with _alone(), _ended_by_signals():
+        return _run_all(chosen, args, started)
+
+
+def _run_all(chosen: Sequence[Environment], args: argparse.Namespace, started: float) -> int:
     needs: list[Need] = []
     if any(environment.builds for environment in chosen):
         needs += missing_build_tools() + missing_test_tools()
@@ -96,7 +104,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from None
     folder = STATE / "test"
     folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     results: list[tuple[str, Counts, float]] = []
     for environment in chosen:
         left_s = TOTAL_DEADLINE_S - (time.monotonic() - started)
@@ -109,6 +116,43 @@ def run(args: argparse.Namespace) -> int:
     total = sum((counts for _, counts, _ in results), Counts())
     print(total, flush=True)
     return EXIT_NEW if total.failed else EXIT_OK
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two at once in a clone would take each other's folders and falsify each other's counts."""
+    lock = STATE / "test.lock"
+    try:
+        STATE.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot run the tests: {told(error, STATE)}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            why = "another nsvm test runs in this clone: wait for its end"
+            raise UserError(f"{why if isinstance(error, BlockingIOError) else error.strerror} ({lock})") from None
+        yield
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what was started, as Ctrl-C does."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        say(f"ended by {signal.Signals(number).name}")
+        raise SystemExit(EXIT_TERMINATED)
+
+    asked = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, end) for number in asked}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(environment: Environment, tox: Path, folder: Path, deadline_s: float, rest: Sequence[str]) -> Counts:
@@ -148,14 +192,42 @@ def _run(environment: Environment, tox: Path, folder: Path, deadline_s: float, r
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the environment and what it started, if it still runs."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_GRACE_S)
+    """Ends the environment and what it started, if any of it still runs: tox may be gone before its pytest is.
+
+    Ctrl-C meanwhile insists, and is passed on when all is ended.
+    """
+    interrupted = False
+    for number in (None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        try:
+            if number is not None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+            if _gone(process, 0 if number is None else STOP_GRACE_S):
+                break
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _gone(process: subprocess.Popen[bytes], deadline_s: float) -> bool:
+    """Whether it and its whole process group have ended, or do so by then."""
+    end = time.monotonic() + deadline_s
+    while process.poll() is None or _runs(process.pid):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _runs(group: int) -> bool:
+    """Whether a process of the group is more than a zombie."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _parent, its_group, *_ = path.read_text().rpartition(")")[2].split()
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 def _read(path: Path) -> Counts | None:

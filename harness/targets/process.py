@@ -180,11 +180,16 @@ def reap_leftovers() -> list[str]:
 
 
 def state_directory() -> Path:
-    """Where records lie: the user's own. Raises TargetError if somebody else made it."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    directory = (base if base.is_dir() else Path(tempfile.gettempdir())) / f"nsvm-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
+    """Where records lie: the user's own. Raises TargetError if somebody else made it, or it cannot be made."""
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not (os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK)):  # as after `su`, which leaves it another's
+        base = tempfile.gettempdir()
+    directory = Path(base, f"nsvm-{os.getuid()}")
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+    except OSError as error:
+        raise TargetError(f"{directory} cannot be made: {error.strerror}") from None
     if found.st_uid != os.getuid() or found.st_mode & 0o022 or directory.is_symlink():
         raise TargetError(f"{directory} is not ours alone")
     return directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "lists" / "main_Packages").touch()
     monkeypatch.setenv("PATH", str(tool.parent))
     monkeypatch.setattr(debian, "LISTS", tmp_path / "lists")
+    monkeypatch.setattr(debian, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(debian.os, "geteuid", lambda: 0)
     return tmp_path
 
@@ -99,6 +101,36 @@ def test_a_failure_is_tried_again_after_an_update_and_then_told_in_one_line(apt:
 
     assert [call.split()[1] for call in calls(apt)] == ["install", "update", "install"]
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_that_is_what_is_told(apt: Path) -> None:
+    unfetched = "W: Failed to fetch http://deb.debian.org/  Temporary failure resolving 'deb.debian.org'"
+    (apt / "status").write_text("100")
+    tool = apt / "bin" / "apt-get"
+    tool.write_text(tool.read_text() + f'case "$1" in update) echo "{unfetched}" ;; esac\n')
+
+    with pytest.raises(UserError) as caught:
+        debian.ensure(NEEDS, may_install=True, log=apt / "log")
+
+    assert f"E: it went wrong; no network? {unfetched} (all of it: " in str(caught.value)
+
+
+def test_two_at_once_wait_for_each_other_and_not_for_ever(
+    apt: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(debian, "APT_DEADLINE_S", 0)
+
+    with open(apt / "lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="waited 0 s in vain: another nsvm is installing Debian packages"):
+            debian.ensure(NEEDS, may_install=True, log=apt / "log")
+
+    assert "nsvm: another nsvm is installing Debian packages; waiting for it" in capsys.readouterr().err
+    assert calls(apt) == []
+
+
+def test_the_start_script_holds_the_same_lock() -> None:
+    assert f"exec 9>{debian.LOCK}\n" in (Path(__file__).resolve().parents[2] / "nsvm").read_text()
 
 
 def test_a_tool_that_no_package_has_is_not_installed(apt: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import stat
 import sys
@@ -44,7 +45,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         script = tmp_path / "pytest.py"
         script.write_text(FAKE_PYTEST.format(body=body))
         python = tmp_path / "python"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
+        python.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])} "$@"\n')
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(plan, "PYTHON", str(python))
         out = tmp_path / "out"

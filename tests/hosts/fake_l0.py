@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from harness.hosts.l0 import GuestPlan
 from harness.targets.base import TargetError
 
 PROGRAM = Path(__file__).with_name("fake_guest.py")
+RUN = shlex.join([sys.executable, str(PROGRAM)])
 
 
 class FakeL0:
@@ -49,7 +51,7 @@ class FakeL0:
         """See L0."""
         if guest.without:
             raise TargetError(f"the fake cannot hide {', '.join(guest.without)}")
-        return f"[ -s {guest.workdir}/executor ] && exec {sys.executable} {PROGRAM} {guest.name} {self.registry}"
+        return f"[ -s {guest.workdir}/executor ] && exec {RUN} {guest.name} {self.registry}"
 
     def stop_script(self, name: str) -> str:
         """See L0."""

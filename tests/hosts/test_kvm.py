@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,8 @@ def kvm(**spec: object) -> Kvm:
 def carried_out(command: str, workdir: Path, program: str = "nsvm-host") -> list[str]:
     """The arguments that a program in that folder, also the first in PATH, is given by the shell."""
     fake = workdir / program
-    fake.write_text(f"#!{sys.executable}\nimport sys\nsys.stdout.write('\\0'.join(sys.argv[1:]))\n")
+    told = "import sys; sys.stdout.write(chr(0).join(sys.argv[1:]))"
+    fake.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{told}" "$@"\n')
     fake.chmod(0o755)
     env = {**os.environ, "PATH": f"{workdir}:{os.environ['PATH']}"}
     ran = subprocess.run(["sh", "-c", command], capture_output=True, timeout=20, check=True, env=env)
