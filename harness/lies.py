@@ -20,11 +20,13 @@ from harness.answer_bytes import (
     encode_window,
 )
 from harness.exit import INVALID_LOW, VMEXIT, Exit
+from harness.replay import Calls, Lost
 from harness.scenario import Scenario
 from harness.steps import (
     GPR_FILL,
     GPR_NAMES,
     GPR_NUMBER,
+    CodeAnswer,
     Fault,
     Op,
     Phase,
@@ -68,7 +70,7 @@ VMCB_PARTS = tuple(item.name for item in FIELDS if item.parent in ("vintr", "int
 EVENT_PARTS = (EVENT_VALID, 1 << 11, 7 << 8, 0xFF, 0xFFFF_FFFF << 32)  # V, EV, type, vector, error code
 HOST_ITEMS = (*RELOADED, *SHARED, "CR2", "DR6", "DR7", "MSR_000001D9")
 
-# One lie for each universal check, so that a quick run shows all of them firing.
+# What makes every universal check fail, all together: a quick run tells each test one of these.
 UNIVERSAL_LIES = (
     "L1's CR3", "L1's DR7", "L1's LDTR", "result GIF_WAS_SET", "VMCB eventinj", "VMCB exitintinfo", "VMCB tlb_control",
     "VMCB reserved bytes", "VMCB ldtr.base", "VMCB exitcode", "result PROBE_LOST", "VMRUN event added", "L1's CR2",
@@ -94,17 +96,25 @@ class Lie:
     fine: bool = False
 
 
-def lies_of(calls: list[list[Record]], exits: Mapping[int, Exit], raised: Sequence[int] | None = None) -> Iterator[Lie]:
+def lies_of(
+    calls: Calls, exits: Mapping[int, Exit], raised: Sequence[int] | None = None, asked: Sequence[Scenario] = ()
+) -> Iterator[Lie]:
     """All lies about a test's answers, the last answer's first: it is mostly the one that the test is about.
 
+    Where the target was lost over a call, the lie is an answer; `asked` says to what.
     `exits` are those of the honest replay, by call: they say what the VMCB held. `raised` are the vectors that the
     test raised (see `raised_by`); unless it is None, fine lies come behind the others.
     """
     # What was read anywhere in the test: a stale page is a likely wrong answer.
-    seen = dict.fromkeys(record.body for call in calls for record in call if record.op is Op.MEM_READ)
+    answered = {number: call for number, call in enumerate(calls) if not isinstance(call, Lost)}
+    for number, scenario in enumerate(asked[: len(calls)]):
+        if number not in answered:
+            steps = [item for item in scenario.items if isinstance(item, Step)]
+            yield Lie(number, "target not lost", list(map(_plain_answer, steps)))
+    seen = dict.fromkeys(record.body for call in answered.values() for record in call if record.op is Op.MEM_READ)
     for fine in (False, True) if raised is not None else (False,):
-        for number in range(len(calls) - 1, -1, -1):
-            call, exit = calls[number], exits.get(number)
+        for number, call in reversed(answered.items()):
+            exit = exits.get(number)
             for at in range(len(call) - 1, -1, -1):
                 told = fine_lies(call[at], exit, raised or ()) if fine else record_lies(call[at], exit, seen)
                 for what, record in told:
@@ -123,6 +133,21 @@ def raised_by(scenarios: Iterable[Scenario]) -> list[int]:
             elif kind != RaiseKind.INIT_SELF:
                 found.append(vector)
     return list(dict.fromkeys(found))
+
+
+def _plain_answer(step: Step) -> Record:
+    """What a machine may have answered to a step if nothing particular happened."""
+    exitcode = field("exitcode").offset, VMEXIT.VMMCALL.to_bytes(8, "little")
+    plain = {
+        Op.VMRUN: encode_vmrun(VmrunAnswer(VmrunResult.PROBED, 0, {}, [], [exitcode], {})),
+        Op.CODE: encode_code(CodeAnswer(None, {}, 2, [])),
+        Op.WINDOW: encode_window([]),
+        Op.HOST_STATE: encode_host_state({}),
+        Op.RDMSR: bytes(8),
+        Op.CPUID: bytes(16),
+    }
+    body = bytes(struct.unpack_from("<QI", step.body)[1]) if step.op is Op.MEM_READ else plain.get(step.op, b"")
+    return Record(step.op, Status.OK, 0, body)
 
 
 Told = Iterator[tuple[str, Record]]
@@ -377,5 +402,6 @@ def _wrong_values(name: str, before: int, after: int) -> list[int]:
         values.append(int.from_bytes(bytes([OUTPUT_PATTERN]) * item.width_bytes, "little"))
     if name == "exitcode":
         invalid = after & INVALID_LOW == INVALID_LOW
-        values = [VMEXIT.VMMCALL if invalid else ALL_ONES, INVALID_LOW, VMEXIT.HLT, VMEXIT.SHUTDOWN, *values]
+        likely = (VMEXIT.HLT, VMEXIT.SHUTDOWN, VMEXIT.INTR)
+        values = [VMEXIT.VMMCALL if invalid else ALL_ONES, INVALID_LOW, *likely, *values]
     return [value for value in dict.fromkeys(map(int, values)) if value != after]

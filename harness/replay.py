@@ -2,7 +2,7 @@
 
 `pytest --nsvm-answers FILE` writes one line a test; `harness.sensitivity` replays them with one answer altered at a
 time, to show that each test can fail. A replayed answer comes in the order of the calls, whatever is asked: a test that
-asks for more than was recorded is stopped.
+asks for more than was recorded is stopped. A call over which the target was lost has its place among them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import base64
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -22,13 +22,24 @@ from harness.asm import Assembler
 from harness.exit import Exit
 from harness.guest import Guest
 from harness.hello import Hello
-from harness.l1 import L1
+from harness.l1 import L1, Tally
 from harness.link import Link
 from harness.scenario import Scenario
 from harness.session import Boot, Session, TargetLost
 from harness.steps import Record, split_records
 
-Calls = list[list[Record]]
+
+@dataclass(frozen=True)
+class Lost:
+    """In an answer's place: the target was lost over this call. The fields are those of TargetLost."""
+
+    verdict: str
+    what: str
+    reason: str
+
+
+Call = list[Record] | Lost
+Calls = list[Call]
 
 
 class AnswersError(Exception):
@@ -59,14 +70,20 @@ class Recorded:
         try:
             stored = json.loads(zlib.decompress(base64.b64decode(self.packed)))
             hello = Hello.parse(base64.b64decode(stored["hello"]))
-            return hello, [split_records(base64.b64decode(call)) for call in stored["calls"]]
+            return hello, [
+                Lost(**call) if isinstance(call, dict) else split_records(base64.b64decode(call))
+                for call in stored["calls"]
+            ]
         except Exception as error:  # whatever is wrong with a damaged line, it is the line that is wrong
             raise AnswersError(f"the answers of {self.test} cannot be read: {error}") from error
 
 
 def pack(hello: Hello, calls: Calls) -> str:
     """A test's answers as text."""
-    encoded = [base64.b64encode(b"".join(encode_record(record) for record in call)).decode() for call in calls]
+    encoded = [
+        asdict(call) if isinstance(call, Lost) else base64.b64encode(b"".join(map(encode_record, call))).decode()
+        for call in calls
+    ]
     stored = json.dumps({"hello": base64.b64encode(hello.pack()).decode(), "calls": encoded})
     return base64.b64encode(zlib.compress(stored.encode(), 9)).decode()
 
@@ -108,8 +125,12 @@ class RecordingL1(L1):
         self, scenario: Scenario, deadline_s: float | None = None, *, guest: Guest | None = None
     ) -> list[Record]:
         """Runs a scenario on the session; the answer record of each step."""
-        records = super().execute(scenario, deadline_s, guest=guest)
-        self.hello = self.session.boot.hello
+        try:
+            self.hello = self.session.boot.hello  # before, for a target that is lost has no boot
+            records = super().execute(scenario, deadline_s, guest=guest)
+        except TargetLost as lost:
+            self.calls.append(Lost(lost.verdict, lost.what, lost.reason))
+            raise
         self.calls.append(records)
         return records
 
@@ -130,7 +151,7 @@ class RecordingL1(L1):
 class ReplaySession(Session):
     """Gives recorded answers in order. There is no target behind it."""
 
-    def __init__(self, hello: Hello, calls: Mapping[int, list[Record]] | Calls, *, lost_at: int | None = None) -> None:
+    def __init__(self, hello: Hello, calls: Calls, *, lost_at: int | None = None) -> None:
         self._replayed = Boot(1, cast(Link, None), hello)
         self._calls = calls
         self._lost_at = lost_at  # the call at which the target is pretended to be lost
@@ -158,14 +179,17 @@ class ReplaySession(Session):
         return self._replayed
 
     def run(self, scenario: Scenario, deadline_s: float | None = None) -> list[Record]:
-        """The next recorded answer. Raises OutOfAnswers behind the last one."""
+        """The next recorded answer. Raises TargetLost where the target was lost, OutOfAnswers behind the last one."""
         at = self.asked
         self.scenarios.append(scenario)
         if at == self._lost_at:
             raise TargetLost("CRASH", "crash", "the target ended (a lie)")
         if at >= len(self._calls):
             raise OutOfAnswers
-        return self._calls[at]
+        call = self._calls[at]
+        if isinstance(call, Lost):
+            raise TargetLost(call.verdict, call.what, call.reason)
+        return call
 
     def restart(self, why: str, *, discard: bool = False) -> None:
         """Nothing is there to be restarted."""
@@ -178,15 +202,13 @@ Seen = Callable[[int, Exit], None]
 
 
 class ReplayL1(L1):
-    """An L1 on recorded answers. `on_exit(call, exit)` hears of each exit, `ask` says whether to judge them."""
+    """An L1 on recorded answers. `on_exit(call, exit)` hears of each exit; `tallies` says which checks were asked."""
 
-    def __init__(
-        self, session: ReplaySession, assembler: Assembler, *, on_exit: Seen | None = None, ask: bool = True
-    ) -> None:
+    def __init__(self, session: ReplaySession, assembler: Assembler, *, on_exit: Seen | None = None) -> None:
         self._replay = session
         self._on_exit = on_exit
-        self._ask = ask
-        super().__init__(session, assembler, {})
+        self.tallies: dict[str, Tally] = {}
+        super().__init__(session, assembler, self.tallies)
 
     def execute(
         self, scenario: Scenario, deadline_s: float | None = None, *, guest: Guest | None = None
@@ -199,8 +221,7 @@ class ReplayL1(L1):
         self.last_exit = exit
         if self._on_exit is not None:
             self._on_exit(self._replay.asked - 1, exit)
-        if self._ask:
-            super().judge(exit, guest, gif_known=gif_known)
+        super().judge(exit, guest, gif_known=gif_known)
 
 
 UNIVERSAL_CHECKS = tuple(universal.CHECKS)

@@ -2,118 +2,59 @@
 
 No target is needed. Each recorded test is called with the answers it got, which it must accept, and then with one
 answer altered at a time. A test that accepts every alteration checks nothing and is named; so is an assert that
-stays true whatever is altered.
+stays true whatever is altered, or that nothing comes by.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import io
 import json
 import multiprocessing
+import os
+import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import TypeVar
 
 import pytest
 
 from harness import rehearsal
 from harness.asm import Assembler
-from harness.asserts import Assert, asserts_of, callees
+from harness.asserts import Assert, Lines, asserts_of, by_line, callees
 from harness.clauses import load_clauses
-from harness.cli.sensitivity import add_arguments
-from harness.replay import UNIVERSAL_CHECKS, AnswersError, Recorded, read_answers
-from harness.trial import (
-    BY_HELPER,
-    NOTHING,
-    NOTICES,
-    RANKS,
-    SEEN,
-    SKIPPED,
-    SURVIVES,
-    UNREPLAYABLE,
-    Finding,
-    Place,
-    Trial,
-)
+from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UserError, say
+from harness.cli.sensitivity import add_arguments, need_assembler
+from harness.lies import UNIVERSAL_LIES
+from harness.replay import AnswersError, Recorded, read_answers
+from harness.sensitivity_report import ANOTHER_CPUID, DEVIATES, IDLE, NEVER, NOT_REPLAYED, Report, as_json, render
+from harness.trial import SKIPPED, UNREPLAYABLE, Finding, Place, Trial
 
 ROOT = Path(__file__).resolve().parent.parent
-TRIES_MAX = 12  # tests asked for an assert that no lie has failed yet
-SHOWN_MAX = 40
+TRIES_MAX = 12  # tests that are asked first for what nothing has failed yet
+CHUNK = 4  # jobs that a process takes at once
+PR_SET_PDEATHSIG = 1  # prctl(2)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One test to be tried. `until` is an assert that has to fail, `if_reached` if only the test comes by it at all."""
+    """One test to be tried, and how; see Trial.run."""
 
-    number: int
     item: pytest.Function
     recorded: Recorded
     survive: bool
     full: bool
-    until: Assert | None = None
-    if_reached: bool = False
-
-
-@dataclass
-class Report:
-    """What all trials together have shown. `tests` has each test once: its best finding on any target."""
-
-    tests: dict[str, Finding] = field(default_factory=dict)
-    replays: int = 0
-    broke: int = 0
-    seconds: float = 0.0
-    universal: Counter[str] = field(default_factory=Counter)
-    lied: Counter[str] = field(default_factory=Counter)
-    noticed: Counter[str] = field(default_factory=Counter)
-    by_universal: Counter[str] = field(default_factory=Counter)
-    places: set[Place] = field(default_factory=set)
-    asserts: list[Assert] = field(default_factory=list)
-    idle: list[Assert] = field(default_factory=list)  # reached, and true whatever is altered
-    unreached: list[Assert] = field(default_factory=list)  # behind something that the targets deviate in, mostly
-    gone: list[str] = field(default_factory=list)  # recorded tests that are not in the suites any more
-    full: bool = False
-
-    def add(self, finding: Finding) -> None:
-        """Counts one test's finding."""
-        self.count(finding)
-        known = self.tests.get(finding.test)
-        if known is None or RANKS.index(finding.state) < RANKS.index(known.state):
-            self.tests[finding.test] = finding
-        self.lied.update(finding.lied)
-        self.noticed.update(finding.noticed)
-        self.by_universal.update(finding.by_universal)
-
-    def count(self, finding: Finding) -> None:
-        """Counts replays, and what was seen failing."""
-        self.replays += finding.replays
-        self.broke += finding.broke
-        self.universal.update(finding.universal)
-        self.places |= finding.places
-
-    def named(self, state: str) -> list[Finding]:
-        """The tests in that state."""
-        return [finding for finding in self.tests.values() if finding.state == state]
-
-    @property
-    def silent_checks(self) -> list[str]:
-        """Universal checks that no lie has made fail."""
-        return [clause for clause in UNIVERSAL_CHECKS if not self.universal[clause]]
-
-    @property
-    def unnoticed(self) -> list[str]:
-        """What neither a test nor a universal check notices."""
-        return sorted(what for what in self.lied if not self.noticed[what] and not self.by_universal[what])
-
-    @property
-    def exit_status(self) -> int:
-        """0 if every test, every assert that was reached and every universal check can fail."""
-        return 1 if self.named(NOTHING) or self.named(UNREPLAYABLE) or self.silent_checks or self.idle else 0
+    ask: Sequence[str]
+    until: Assert | None
 
 
 class _Collector:
@@ -129,11 +70,14 @@ class _Collector:
 
 def collect(root: Path) -> dict[str, pytest.Function]:
     """The tests of the suites below `root`, by node id. Raises AnswersError if they cannot be collected."""
+    os.environ.pop("PYTEST_ADDOPTS", None)  # the user's own runs are meant, as with every pytest that a command starts
     collector = _Collector()
     heard = io.StringIO()
     options = ["--collect-only", "-q", "-p", "no:cacheprovider", "--rootdir", str(root)]
     with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
         status = pytest.main([str(root / "suites"), *options], plugins=[collector])
+    if status == pytest.ExitCode.INTERRUPTED and not collector.items:
+        raise KeyboardInterrupt
     if status != pytest.ExitCode.OK:
         lines = [line for line in heard.getvalue().splitlines() if line.startswith(("ERROR", "E "))] or ["no tests"]
         raise AnswersError(f"the suites cannot be collected: {lines[0].removeprefix('ERROR: ')[:300]}")
@@ -149,70 +93,127 @@ class Trials:
         self._assembler = Assembler(root / ".nsvm" / "cache" / "asm")
         self._clauses = load_clauses(root / "suites")
         self._items = collect(root)
+        self._asserts = asserts_of(root)
+        self._lines = by_line(root, self._asserts)
 
-    def run(self, recordings: Sequence[Recorded], *, full: bool) -> Report:
-        """Tries every recorded test, then the asserts that none of them has shown failing."""
+    def run(self, recordings: Sequence[Recorded], *, full: bool, why: Mapping[str, str] | None = None) -> Report:
+        """Tries every recorded test, then what none of them has shown failing. `why` says why tests have no answers."""
         started = time.monotonic()
-        report = Report(full=full, gone=[r.test for r in recordings if r.test not in self._items])
+        named = {recorded.test for recorded in recordings}
+        report = Report(full=full, gone=sorted(named - self._items.keys()), asserts=self._asserts)
+        report.unrecorded = {test: (why or {}).get(test, "") for test in self._items if test not in named}
         there = [r for r in recordings if r.test in self._items]
         rehearsal.rehearse([self._items[r.test] for r in there], self._assembler)
-        jobs = [self._job(number, recorded, full) for number, recorded in enumerate(there)]
+        jobs = [
+            self._job(recorded, full=full, ask=() if full else (UNIVERSAL_LIES[number % len(UNIVERSAL_LIES)],))
+            for number, recorded in enumerate(there)
+        ]
         for finding in self._map(jobs):
             report.add(finding)
         live = [r for r in there if report.tests[r.test].state not in (SKIPPED, UNREPLAYABLE)]
+        self._try_checks(report, live)
         self._try_asserts(report, live)
         report.seconds = time.monotonic() - started
         return report
 
+    def _try_checks(self, report: Report, recordings: Sequence[Recorded]) -> None:
+        """Tells all lies to some of the tests that ask those universal checks which are silent so far."""
+        chosen: dict[int, Recorded] = {}
+        for clause in report.silent_checks:
+            fits = [number for number, r in enumerate(recordings) if r.test in report.askers.get(clause, ())]
+            chosen |= {number: recordings[number] for number in _sample(fits)}
+        for finding in self._map([self._job(recorded, full=True) for recorded in chosen.values()]):
+            report.count(finding)
+
     def _try_asserts(self, report: Report, recordings: Sequence[Recorded]) -> None:
-        """Looks for a test and a lie for each assert that has not been seen failing."""
-        may_call = {name: callees(self._items[name].function) for name in {r.test for r in recordings}}
-        called = {(name.partition("::")[0], function) for name, those in may_call.items() for function in those}
-        found = asserts_of(self._root, (name.partition("::")[0] for name in may_call))
-        report.asserts = [one for one in found if (one.path, one.function) in called]
-        reached: set[Assert | None] = set()
-        for rest in (False, True):  # some tests of each; then, where these do not come by it, all that do
-            jobs = []
-            for one in _unshown(report.asserts, report.places):
-                fits = [r for r in recordings if r.test.startswith(one.path) and one.function in may_call[r.test]]
-                if not rest:
-                    fits = fits[:: max(1, -(-len(fits) // TRIES_MAX))]
-                if one not in reached:
-                    jobs += [self._job(0, recorded, False, one, rest) for recorded in fits]
+        """Looks for a test and a lie for each assert that has not been seen failing, and sorts those that are left."""
+        left = _unshown(report.asserts, report.places)
+        callers = self._callers() if left else {}
+        standing, ahead = {}, {}
+        for one in left:
+            by, may = report.reached.get(one, set()), callers.get((one.path, one.function), set())
+            standing[one] = IDLE if by else _why_unreached(one, may, report)
+            first = [r for r in recordings if r.test in (by or may)]
+            ahead[one] = some = _sample(first)
+            if standing[one] in (IDLE, NEVER):  # an assert is not accused before all have been tried
+                rest = [r for r in recordings if r.test in by | may and r not in some]
+                ahead[one] = some + sorted(rest, key=lambda r: r.test not in by)
+        tries = TRIES_MAX
+        while left:
+            jobs = [self._job(recorded, until=one) for one in left for recorded in ahead[one][:tries]]
             for finding in self._map(jobs):
                 report.count(finding)
-                reached.add(finding.reached)
-        left = _unshown(report.asserts, report.places)
-        report.idle = [one for one in left if one in reached]
-        report.unreached = [one for one in left if one not in reached]
+            ahead = {one: ahead[one][tries:] for one in left}
+            left = [one for one in _unshown(left, report.places) if ahead[one]]
+            tries *= 4
+        for one in _unshown(report.asserts, report.places):
+            report.standing.setdefault(standing[one], []).append(one)
+
+    def _callers(self) -> dict[tuple[str, str], set[str]]:
+        """The tests that may call a function, by its file and name."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for test, item in self._items.items():
+            given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            for function in (item.function, *(value for value in given if isinstance(value, FunctionType))):
+                for file, name in callees(function, str(self._root / "suites")):
+                    found.setdefault((str(Path(file).relative_to(self._root)), name), set()).add(test)
+        return found
 
     def _job(
-        self, number: int, recorded: Recorded, full: bool, until: Assert | None = None, if_reached: bool = False
+        self, recorded: Recorded, *, full: bool = False, ask: Sequence[str] = (), until: Assert | None = None
     ) -> Job:
         item = self._items[recorded.test]
         names = [str(name) for mark in item.iter_markers("clause") for name in mark.args]
         survive = any(name in self._clauses and self._clauses[name].class_ == "survive" for name in names[:1])
-        return Job(number, item, recorded, survive, full, until, if_reached)
+        return Job(item, recorded, survive, full, ask, until)
 
-    def _map(self, jobs: list[Job]) -> Iterable[Finding]:
+    def _map(self, jobs: list[Job]) -> Iterator[Finding]:
+        """The findings, in order. Raises HarnessError if a process dies."""
         global _jobs, _context
-        _jobs, _context = jobs, (self._assembler, self._root)
+        _jobs, _context = jobs, (self._assembler, self._root, self._lines)
         if self._processes == 1 or len(jobs) < 2:
             yield from map(_try, range(len(jobs)))
             return
-        with multiprocessing.get_context("fork").Pool(self._processes) as pool:
-            yield from pool.imap_unordered(_try, range(len(jobs)), chunksize=4)
+        forked = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(self._processes, mp_context=forked, initializer=_begin_worker) as pool:
+            try:
+                yield from pool.map(_try, range(len(jobs)), chunksize=CHUNK)
+            except BrokenProcessPool:
+                raise HarnessError("a process that tried tests died, perhaps for want of memory; try -n 1") from None
+            except BaseException:
+                for process in multiprocessing.active_children():  # or the pool waits until they are done
+                    process.terminate()
+                raise
 
 
 _jobs: list[Job] = []
-_context: tuple[Assembler, Path]
+_context: tuple[Assembler, Path, Lines]
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is the parent's to hear, and a worker does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _try(number: int) -> Finding:
     job = _jobs[number]
-    assembler, root = _context
-    trial = Trial(job.item, job.recorded, assembler, root)
-    return trial.run(survive=job.survive, number=job.number, full=job.full, until=job.until, if_reached=job.if_reached)
+    trial = Trial(job.item, job.recorded, *_context)
+    return trial.run(survive=job.survive, ask=job.ask, full=job.full, until=job.until)
+
+
+def _why_unreached(one: Assert, may: set[str], report: Report) -> str:
+    """How an assert stands that no honest replay comes by; `may` are the tests that may call its function."""
+    if may & report.seen:
+        return DEVIATES
+    if any(test not in report.tests or report.tests[test].state in (SKIPPED, UNREPLAYABLE) for test in may):
+        return NOT_REPLAYED
+    return ANOTHER_CPUID if may and one.on_cpuid else NEVER
+
+
+def _sample(fits: list[T]) -> list[T]:
+    """Some of them, from all parts."""
+    return fits[:: max(1, -(-len(fits) // TRIES_MAX))]
 
 
 def _unshown(asserts: Iterable[Assert], places: Iterable[Place]) -> list[Assert]:
@@ -220,90 +221,23 @@ def _unshown(asserts: Iterable[Assert], places: Iterable[Place]) -> list[Assert]
     return [one for one in asserts if not any(one.holds(path, line) for path, line in known)]
 
 
-def render(report: Report) -> str:
-    """The report as text."""
-    lines = []
-    for state, title in (
-        (NOTHING, "TESTS THAT NOTICE NOTHING"),
-        (UNREPLAYABLE, "tests that cannot be replayed"),
-        (SURVIVES, "tests that notice only that the target is lost; their clauses ask for no more"),
-    ):
-        lines += _listed(title, [f"{f.test}" + (f": {f.reason}" if f.reason else "") for f in report.named(state)])
-    lines += _listed("recorded tests that the suites do not have", report.gone)
-    lines += _listed("ASSERTS THAT NO ALTERATION MAKES FAIL", list(map(str, report.idle)))
-    title = "asserts that no replay reaches, because these targets deviate before"
-    lines += _listed(title, list(map(str, report.unreached)))
-    if report.full:
-        lines += _table(report)
-    lines.append("universal checks, and how many alterations made each fail:")
-    for clause in UNIVERSAL_CHECKS:
-        count = report.universal[clause]
-        lines.append(f"  {count:7}  {clause}{'' if count else '   NONE'}")
-    states = Counter(finding.state for finding in report.tests.values())
-    lines.append(
-        f"{len(report.tests)} tests: {states[NOTICES]} notice an alteration, {states[BY_HELPER]} by a helper's assert; "
-        f"{states[SEEN]} were seen failing on the target; {states[SURVIVES]} notice only the loss of the target; "
-        f"{states[NOTHING]} notice nothing; {states[UNREPLAYABLE]} cannot be replayed; "
-        f"{states[SKIPPED]} were skipped on the target and are not judged"
-    )
-    lines.append(
-        f"{len(report.asserts)} asserts: {len(report.idle)} cannot fail, {len(report.unreached)} were not reached, "
-        "the others were seen failing"
-    )
-    lines.append(f"{report.replays} replays in {report.seconds:.1f} s, {report.broke} broke off")
-    return "\n".join(lines)
+def judge(
+    paths: Sequence[Path],
+    *,
+    root: Path,
+    processes: int,
+    full: bool,
+    as_data: bool,
+    why: Mapping[str, str] | None = None,
+) -> int:
+    """Reads answers, tries the tests, prints the report; the exit status. Raises AnswersError and HarnessError.
 
-
-def _table(report: Report) -> list[str]:
-    lines = ["altered, and how many tests had it, noticed it, and had it noticed by a universal check:"]
-    for what in sorted(report.lied):
-        lines.append(
-            f"  {report.lied[what]:6} {report.noticed[what]:6} {report.by_universal[what]:6}  {what}"
-            + ("   NOTICED BY NONE" if what in report.unnoticed else "")
-        )
-    return lines + _listed(
-        "altered, and noticed by no test and no universal check", report.unnoticed, len(report.unnoticed)
-    )
-
-
-def _listed(title: str, names: Sequence[str], shown_max: int = SHOWN_MAX) -> list[str]:
-    if not names:
-        return []
-    more = [f"  and {len(names) - shown_max} more (--json names all)"] if len(names) > shown_max else []
-    return [f"{title}: {len(names)}", *(f"  {name}" for name in names[:shown_max]), *more]
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report as JSON-safe data."""
-    return {
-        "tests": {
-            f.test: {"state": f.state, "target": f.target, "reason": f.reason, "noticed": sorted(f.noticed)}
-            for f in report.tests.values()
-        },
-        "notice_nothing": [f.test for f in report.named(NOTHING)],
-        "not_replayable": {f.test: f.reason for f in report.named(UNREPLAYABLE)},
-        "asserts": len(report.asserts),
-        "asserts_that_cannot_fail": list(map(str, report.idle)),
-        "asserts_not_reached": list(map(str, report.unreached)),
-        "universal": {clause: report.universal[clause] for clause in UNIVERSAL_CHECKS},
-        "fields": {
-            what: [report.lied[what], report.noticed[what], report.by_universal[what]] for what in sorted(report.lied)
-        },
-        "fields_noticed_by_none": report.unnoticed if report.full else None,
-        "gone": report.gone,
-        "replays": report.replays,
-        "broke": report.broke,
-        "seconds": round(report.seconds, 1),
-        "exit_status": report.exit_status,
-    }
-
-
-def judge(paths: Sequence[Path], *, root: Path, processes: int, full: bool, as_data: bool) -> int:
-    """Reads answers, tries the tests, prints the report; the exit status. Raises AnswersError."""
+    `why` says of tests that have no answers what came of them instead.
+    """
     recordings = [recorded for path in paths for recorded in read_answers(path)]
     if not recordings:
         raise AnswersError(f"{', '.join(map(str, paths))}: no answers; record them with pytest --nsvm-answers")
-    report = Trials(root, max(1, processes)).run(recordings, full=full)
+    report = Trials(root, max(1, processes)).run(recordings, full=full, why=why)
     print(json.dumps(as_json(report), indent=1) if as_data else render(report))
     return report.exit_status
 
@@ -316,12 +250,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:
+        need_assembler(may_install=False)
         return judge(
             args.answers, root=args.root.resolve(), processes=args.processes, full=args.full, as_data=args.json
         )
-    except AnswersError as error:
-        print(f"nsvm: {error}", file=sys.stderr)
-        return 2
+    except (AnswersError, UserError) as error:
+        say(str(error))
+        return EXIT_USAGE
+    except HarnessError as error:
+        say(str(error))
+        return EXIT_HARNESS
+    except KeyboardInterrupt:
+        say("interrupted")
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

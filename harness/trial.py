@@ -6,8 +6,8 @@ import dis
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,18 +17,21 @@ from typing import Any
 import pytest
 
 from harness.asm import Assembler
-from harness.asserts import Assert
+from harness.asserts import Assert, Lines
 from harness.exit import Exit
 from harness.expect import take_mismatches
 from harness.hello import Hello
-from harness.lies import UNIVERSAL_LIES, Lie, lies_of, raised_by
+from harness.lies import Lie, lies_of, raised_by
 from harness.replay import AnswersError, Calls, OutOfAnswers, Recorded, ReplayL1, ReplaySession
+from harness.scenario import Scenario
 from harness.session import TargetLost
 
 REPLAY_MAX_S = 5.0  # a test that loops for ever under a lie
-TELLINGS_MAX = 8  # lies of one name that a test is told for the table, for some tests have hundreds of exits
+# Lies of one name that are told to a test which has shown already that it notices: some have hundreds of exits.
+TELLINGS_MAX = 8
+DIED = ("CRASH", "HANG")  # verdicts of a target that gave no answer
 
-# How a test fared, from the best to the worst. Only a test that "notices nothing" is a defect.
+# How a test fared, from the best to the worst. One that "notices nothing" or is "not replayable" is a defect.
 NOTICES = "notices"  # an assert of the test's own function fails under a lie
 BY_HELPER = "by helper"  # only an assert of a function that it calls does
 SEEN = "seen failing"  # the target itself deviates, and the recorded run shows the test failing
@@ -53,7 +56,8 @@ class Outcome:
     reason: str = ""
     place: Place | None = None
     own: bool = False  # the assertion stands in the test's function itself
-    universal: frozenset[str] = frozenset()
+    universal: frozenset[str] = frozenset()  # the universal checks that failed
+    asked: frozenset[str] = frozenset()  # those that had something to judge
 
 
 @dataclass
@@ -71,20 +75,24 @@ class Finding:
     by_universal: set[str] = field(default_factory=set)  # and what only or also a universal check noticed
     universal: dict[str, int] = field(default_factory=dict)  # how many alterations each check noticed
     places: set[Place] = field(default_factory=set)  # asserts that were seen failing
-    reached: Assert | None = None  # the assert asked for, if the honest replay comes by it
+    reached: set[Assert] = field(default_factory=set)  # asserts that the honest replay comes by
+    asked: frozenset[str] = frozenset()  # universal checks that have something to judge in the honest replay
 
 
 class Trial:
-    """One test's function with the answers it once got."""
+    """One test's function with the answers it once got. `lines` says where asserts are."""
 
-    def __init__(self, item: pytest.Function, recorded: Recorded, assembler: Assembler, root: Path) -> None:
+    def __init__(
+        self, item: pytest.Function, recorded: Recorded, assembler: Assembler, root: Path, lines: Lines
+    ) -> None:
         self._item = item
         self._recorded = recorded
         self._assembler = assembler
         self._suites = str(root / "suites")
         self._root = root
+        self._lines = lines
         self._exits: dict[int, Exit] = {}
-        self._raised: list[int] = []  # vectors of the interrupts that the test raises in L1
+        self._scenarios: list[Scenario] = []  # what the test asks for
         self._honest = Outcome("passes")
         function = getattr(item.obj, "__func__", item.obj)
         self._code = function.__code__
@@ -97,21 +105,19 @@ class Trial:
         self,
         *,
         survive: bool,
-        number: int = 0,
+        ask: Sequence[str] = (),
         full: bool = False,
         until: Assert | None = None,
-        if_reached: bool = False,
     ) -> Finding:
         """Stops at the first lie that the test notices; with `full` it tells all, with `until` it goes on to a place.
 
-        With `if_reached` nothing is told to a test whose honest replay does not come by that place. `survive` says that
-        the test's clause asks for no more than that the machine goes on. `number` counts the tests, so that a quick run
-        tells each of them another of the universal checks' lies.
+        `survive` says that the test's clause asks for no more than that the machine goes on. `ask` names lies that are
+        told in any case, for the universal checks.
         """
-        finding = Finding(self._recorded.test, self._recorded.target, SKIPPED, self._recorded.news)
+        finding = Finding(self._recorded.test, self._recorded.target, SKIPPED)
         if self._recorded.verdict == "SKIP":
             return finding
-        if self._recorded.news == "known" and not self._recorded.packed:
+        if self._recorded.news == "known" and self._recorded.verdict in DIED and not self._recorded.packed:
             finding.state, finding.reason = SEEN, f"{self._recorded.verdict} before any answer"
             return finding
         try:
@@ -122,29 +128,27 @@ class Trial:
         # Where the target deviates, lies still can show the asserts before the one that fails.
         if not self._be_honest(finding, hello, calls) and not (until is not None and finding.state == SEEN):
             return finding
-        if until is not None and self._reaches(until, hello, calls):
-            finding.reached = until
-        elif if_reached:
-            return finding
+        finding.asked = self._honest.asked
+        calls = calls[: len(self._scenarios)]  # what came behind these was no answer to the test
         finding.state = NOTHING
         told: Counter[str] = Counter()
-        for lie in lies_of(calls, self._exits, self._raised):
-            if lie.fine and until is None and not full and finding.state != NOTHING:
+        for lie in lies_of(calls, self._exits, raised_by(self._scenarios), self._scenarios):
+            enough = finding.state == self._best or (lie.fine and finding.state != NOTHING)
+            if enough and until is None and not full:
                 break
             told[lie.what] += 1
-            if full and (told[lie.what] > TELLINGS_MAX or lie.what in finding.noticed & finding.by_universal):
+            known = told[lie.what] > TELLINGS_MAX or lie.what in finding.noticed & finding.by_universal
+            if enough and known and until is None:
                 continue
             outcome = self._tell(finding, hello, calls, lie)
             if outcome.what == "asserts" and (outcome.own or finding.state == NOTHING):
                 finding.state = NOTICES if outcome.own else BY_HELPER
             if until is not None and outcome.place and until.holds(*outcome.place):
                 break
-            if until is None and not full and finding.state == self._best:
-                break
         if finding.state == NOTHING and survive and self._notices_loss(finding, hello, calls):
             finding.state = SURVIVES
-        if not full and until is None:
-            self._ask_universal_checks(finding, hello, calls, UNIVERSAL_LIES[number % len(UNIVERSAL_LIES)])
+        for what in ask:
+            self._ask_universal_checks(finding, hello, calls, what)
         return finding
 
     def _be_honest(self, finding: Finding, hello: Hello, calls: Calls) -> bool:
@@ -152,12 +156,12 @@ class Trial:
         if self._strange:
             finding.state, finding.reason = UNREPLAYABLE, f"it uses the fixture {', '.join(self._strange)}"
             return False
-        honest = self._honest = self._play(hello, calls, on_exit=self._exits.__setitem__)
+        honest = self._honest = self._play(hello, calls, reached=finding.reached)
         finding.replays += 1
-        known = self._recorded.news == "known"
         if honest.what == "passes":
             return True
-        if known and honest.what in ("asserts", "broke"):  # a target that was lost gave no further answers
+        died = honest.what == "lost" and self._recorded.verdict in DIED
+        if self._recorded.news == "known" and (honest.what == "asserts" or died):
             finding.state, finding.reason = SEEN, honest.reason
             if honest.place:
                 finding.places.add(honest.place)
@@ -166,22 +170,32 @@ class Trial:
         finding.reason = f"with the recorded answers it {honest.what}: {honest.reason}"
         return False
 
-    def _reaches(self, wanted: Assert, hello: Hello, calls: Calls) -> bool:
-        path = str(self._root / wanted.path)
-        reached = False
+    @contextmanager
+    def _noting(self, reached: set[Assert]) -> Iterator[None]:
+        """Notes the asserts that are come by meanwhile, but for one over which the target is lost."""
 
-        def in_file(frame: FrameType, what: str, _argument: Any) -> Any:
-            nonlocal reached
-            reached |= what == "line" and wanted.line <= frame.f_lineno <= wanted.end
-            return in_file
+        def enter(frame: FrameType, _what: str, _argument: Any) -> Any:
+            lines = self._lines.get(frame.f_code.co_filename)
+            now: Assert | None = None
+
+            def step(frame: FrameType, what: str, argument: Any) -> Any:
+                nonlocal now
+                if what == "exception":
+                    now = None if issubclass(argument[0], TargetLost) else now
+                    return step
+                before, now = now, lines.get(frame.f_lineno) if lines and what == "line" else None
+                if before is not None and before is not now:
+                    reached.add(before)
+                return step
+
+            return step if lines else None
 
         before = sys.gettrace()
-        sys.settrace(lambda frame, _what, _argument: in_file if frame.f_code.co_filename == path else None)
+        sys.settrace(enter)
         try:
-            self._play(hello, calls)
+            yield
         finally:
             sys.settrace(before)
-        return reached
 
     def _tell(self, finding: Finding, hello: Hello, calls: Calls, lie: Lie) -> Outcome:
         told = [*calls[: lie.call], lie.records, *calls[lie.call + 1 :]]
@@ -209,22 +223,18 @@ class Trial:
     def _notices_loss(self, finding: Finding, hello: Hello, calls: Calls) -> bool:
         finding.lied.add("target lost")
         finding.replays += 1
-        return self._play(hello, calls, lost_at=self._asked - 1).what == "lost"
+        return self._play(hello, calls, lost_at=len(self._scenarios) - 1).what == "lost"
 
     def _play(
-        self,
-        hello: Hello,
-        calls: Calls,
-        *,
-        on_exit: Callable[[int, Exit], None] | None = None,
-        lost_at: int | None = None,
+        self, hello: Hello, calls: Calls, *, reached: set[Assert] | None = None, lost_at: int | None = None
     ) -> Outcome:
+        """One replay; `reached` is given to the honest one, from which is learnt what the test does."""
         session = ReplaySession(hello, calls, lost_at=lost_at)
-        l1 = ReplayL1(session, self._assembler, on_exit=on_exit)
+        l1 = ReplayL1(session, self._assembler, on_exit=None if reached is None else self._exits.__setitem__)
         take_mismatches()
         what, reason, place, own = "passes", "", None, False
         try:
-            with _bounded(REPLAY_MAX_S):
+            with _bounded(REPLAY_MAX_S), nullcontext() if reached is None else self._noting(reached):
                 self._item.obj(**({"l1": l1} if "l1" in self._item._fixtureinfo.argnames else {}), **self._arguments)
         except AssertionError as error:
             place, own = self._where(error)
@@ -235,15 +245,16 @@ class Trial:
         except OutOfAnswers:
             what, reason = "broke", "it asks for more than was recorded"
         except TooLong:
-            what, reason = "broke", f"it did not end within {REPLAY_MAX_S:.0f} s"
+            what, reason = "broke", f"it did not end within {REPLAY_MAX_S:g} s"
         except pytest.skip.Exception as skipped:
             what, reason = "skips", str(skipped.msg)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # pytest.fail() and sys.exit() raise no Exception
             what, reason = "broke", f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        if on_exit is not None:
-            self._asked = session.asked
-            self._raised = raised_by(session.scenarios)
-        return Outcome(what, reason, place, own, frozenset(l1.universal))
+        if reached is not None:
+            self._scenarios = session.scenarios
+        return Outcome(what, reason, place, own, frozenset(l1.universal), frozenset(l1.tallies))
 
     def _where(self, error: AssertionError) -> tuple[Place | None, bool]:
         """The place of the failed assertion, if it stands in the suites, and whether in the test itself."""

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from harness import trial
 from harness.answer_bytes import encode_code, encode_host_state, encode_vmrun, encode_window
+from harness.asserts import Assert
 from harness.hello import Hello
 from harness.lies import UNIVERSAL_LIES, WORDS_MAX, fine_lies, lies_of, raised_by, record_lies
-from harness.replay import AnswersError, OutOfAnswers, Recorded, ReplaySession, pack, read_answers
+from harness.replay import (
+    UNIVERSAL_CHECKS,
+    AnswersError,
+    Lost,
+    OutOfAnswers,
+    Recorded,
+    RecordingL1,
+    ReplaySession,
+    pack,
+    read_answers,
+)
 from harness.scenario import Scenario
+from harness.sensitivity_report import ANOTHER_CPUID, DEVIATES, IDLE, NEVER, NOT_REPLAYED, Report, render
 from harness.session import TargetLost
 from harness.steps import (
     CodeAnswer,
@@ -22,6 +41,7 @@ from harness.steps import (
     RaiseKind,
     Record,
     Status,
+    Step,
     VmrunAnswer,
     VmrunResult,
     decode_code,
@@ -32,6 +52,7 @@ from harness.steps import (
     raise_event,
 )
 from harness.svm import Cpuid
+from harness.trial import NOTHING, NOTICES, SEEN, SKIPPED, UNREPLAYABLE, Finding, Trial
 from tests.harness.test_plugin import ROOT, suite  # noqa: F401  # a fixture
 
 pytest_plugins = ["pytester"]
@@ -168,6 +189,227 @@ def test_damaged_file_is_one_clear_line(tmp_path, text):
         Recorded("t", "fake", "PASS", "ok", "AAAA").unpack()
 
 
+ONE = Assert("suites/t.py", 1, 1, "f", "assert 1")
+
+
+class Mortal:
+    """A session whose target is lost over the second thing that it is asked."""
+
+    def __init__(self):
+        self.asked = 0
+        self.started = SimpleNamespace(hello=HELLO)
+        self.running = self.started
+
+    @property
+    def boot(self):
+        self.running = self.started
+        return self.running
+
+    def run(self, scenario, deadline_s=None):
+        self.asked += 1
+        if self.asked == 2:
+            self.running = None
+            raise TargetLost("CRASH", "reset", "the machine was reset")
+        return [Record(item.op, Status.OK, 0, bytes([self.asked])) for item in scenario.items]
+
+
+def answers_of(function, session):
+    """What a recording keeps of that test."""
+    l1 = RecordingL1(session, None, {})
+    function(l1)
+    return Recorded("t", "fake", "PASS", "ok", pack(l1.hello, l1.calls))
+
+
+def survives_the_loss(l1):
+    assert l1.read(0, 1) == b"\1"
+    try:
+        l1.read(0, 1)
+    except TargetLost as lost:
+        assert (lost.verdict, lost.what, lost.reason) == ("CRASH", "reset", "the machine was reset")
+    else:
+        raise AssertionError("it was not lost")
+    assert l1.read(0, 1) == b"\3"
+
+
+def on_trial(function, recorded, lines=None, **how):
+    """What the trial of a function says; its folder counts as the suites."""
+    item = SimpleNamespace(obj=function, _fixtureinfo=SimpleNamespace(argnames=("l1",)))
+    root = Path(__file__).parents[1]
+    tried = Trial(item, recorded, None, root, lines or {})
+    tried._suites = str(root)
+    return tried.run(survive=False, **how)
+
+
+def memory_answer(body):
+    return [Record(Op.MEM_READ, Status.OK, 0, body)]
+
+
+def memory_answers(*bodies):
+    """A recorded test that read memory, and passed."""
+    return Recorded("t", "fake", "PASS", "ok", pack(HELLO, list(map(memory_answer, bodies))))
+
+
+def test_loss_of_the_target_has_its_place_among_the_answers():
+    recorded = answers_of(survives_the_loss, Mortal())
+    _, calls = recorded.unpack()
+
+    assert calls[1] == Lost("CRASH", "reset", "the machine was reset")
+    assert {lie.call for lie in lies_of(calls, {})} == {0, 2}
+    assert on_trial(survives_the_loss, recorded).state == NOTICES
+
+
+def dies(l1):
+    """The one thing that it states is that no answer comes."""
+    code = None
+    with suppress(TargetLost):
+        code = l1.read(0, 4)
+    assert l1.expect("an answer came", code is not None, False)
+
+
+def test_target_that_is_not_lost_is_a_lie_too():
+    recorded = Recorded("t", "fake", "PASS", "ok", pack(HELLO, [Lost("CRASH", "crash", "the target ended")]))
+    found = on_trial(dies, recorded)
+
+    assert (found.state, found.lied) == (NOTICES, {"target not lost"})
+
+
+def test_answer_of_a_target_that_is_not_lost_can_be_read():
+    asked = [raise_event(RaiseKind.NMI_SELF), mem_read(0, 3), *(Step(op, b"") for op in (Op.VMRUN, Op.CODE, Op.WINDOW))]
+    (lie,) = lies_of([Lost("CRASH", "crash", "the target ended")], {}, [], [Scenario(asked)])
+    raised, memory, vmrun, code, window = lie.records
+
+    assert (raised.body, memory.body, decode_window(window)) == (b"", bytes(3), [])
+    assert (decode_vmrun(vmrun).events, decode_code(code).fault) == ([], None)
+
+
+def read_once(l1):
+    assert l1.read(0, 1) == b"a"
+
+
+def read_much(l1):
+    first, *_ = [l1.read(0, 1) for _ in range(12)]
+    assert first == b"a"
+
+
+def ask_without_end(l1):
+    while l1 is not None:
+        pass
+
+
+def fail_with_pytest(l1):
+    pytest.fail("it says so itself")
+
+
+def leave(l1):
+    sys.exit("it leaves")
+
+
+def stumble(l1):
+    raise ValueError("a bug in the test")
+
+
+def test_replay_that_does_not_end_is_ended(monkeypatch):
+    monkeypatch.setattr(trial, "REPLAY_MAX_S", 0.2)
+    found = on_trial(ask_without_end, memory_answers(b"a"))
+
+    assert (found.state, found.replays) == (UNREPLAYABLE, 1)
+    assert found.reason == "with the recorded answers it broke: it did not end within 0.2 s"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [(fail_with_pytest, "Failed: it says so itself"), (leave, "SystemExit: it leaves")],
+    ids=["pytest.fail", "sys.exit"],
+)
+def test_what_is_no_exception_does_not_end_the_trials(function, reason):
+    found = on_trial(function, memory_answers(b"a"))
+
+    assert (found.state, found.reason) == (UNREPLAYABLE, f"with the recorded answers it broke: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("function", "verdict", "calls", "state"),
+    [
+        (read_once, "FAIL", [memory_answer(b"b")], SEEN),
+        (stumble, "FAIL", [memory_answer(b"b")], UNREPLAYABLE),
+        (stumble, "CRASH", [Lost("CRASH", "crash", "the target ended")], UNREPLAYABLE),
+        (read_once, "CRASH", [Lost("CRASH", "crash", "the target ended")], SEEN),
+        (read_once, "HANG", [Lost("HANG", "hang", "no answer")], SEEN),
+        (read_once, "FAIL", [Lost("CRASH", "crash", "the target ended")], UNREPLAYABLE),
+        (read_once, "FAIL", [], UNREPLAYABLE),
+    ],
+)
+def test_known_deviation_counts_as_seen_only_if_the_replay_shows_it(function, verdict, calls, state):
+    assert on_trial(function, Recorded("t", "fake", verdict, "known", pack(HELLO, calls))).state == state
+
+
+@pytest.mark.parametrize(("verdict", "reached"), [("CRASH", set()), ("FAIL", {ONE})])
+def test_assert_over_which_the_target_is_lost_is_not_come_by(verdict, reached):
+    answer = Lost("CRASH", "crash", "the target ended") if verdict == "CRASH" else memory_answer(b"b")
+    lines = {__file__: {read_once.__code__.co_firstlineno + 1: ONE}}
+    found = on_trial(read_once, Recorded("t", "fake", verdict, "known", pack(HELLO, [answer])), lines)
+
+    assert (found.state, found.reached) == (SEEN, reached)
+
+
+def test_full_run_tells_every_lie_until_the_test_has_noticed_one():
+    assert on_trial(read_much, memory_answers(*[b"a"] * 12), full=True).state == NOTICES
+
+
+def test_nothing_is_told_of_answers_that_the_test_did_not_ask_for():
+    calls = [memory_answer(b"a"), [Record(Op.WINDOW, Status.OK, 0, encode_window([]))]]
+    found = on_trial(read_once, Recorded("t", "fake", "PASS", "ok", pack(HELLO, calls)), full=True)
+
+    assert (found.state, found.lied) == (NOTICES, {"memory"})
+
+
+def sound_report():
+    report = Report(asserts=[ONE])
+    report.universal.update(UNIVERSAL_CHECKS)
+    report.tests = {state: Finding(state, "fake", state) for state in (NOTICES, SEEN, SKIPPED)}
+    return report
+
+
+def with_tests(report, state):
+    report.tests[state] = Finding(state, "fake", state, "its reason")
+
+
+DEFECTS = {
+    "toothless": (lambda report: with_tests(report, NOTHING), "TESTS THAT NOTICE NOTHING: 1\n"),
+    "not replayable": (
+        lambda report: with_tests(report, UNREPLAYABLE),
+        "tests that cannot be replayed: 1\n  not replayable: its reason\n",
+    ),
+    "idle": (lambda report: report.standing.update({IDLE: [ONE]}), f"{IDLE}: 1\n  suites/t.py:1: assert 1\n"),
+    "never": (lambda report: report.standing.update({NEVER: [ONE]}), f"{NEVER}: 1\n  suites/t.py:1: assert 1\n"),
+    "silent": (lambda report: report.universal.pop(UNIVERSAL_CHECKS[0]), f"  {UNIVERSAL_CHECKS[0]}   NONE\n"),
+    "gone": (lambda report: report.gone.append("suites/t.py::old"), "record them anew: 1\n  suites/t.py::old\n"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "told"), DEFECTS.values(), ids=DEFECTS)
+def test_each_defect_alone_is_status_1(spoil, told):
+    report = sound_report()
+    assert report.exit_status == 0
+
+    spoil(report)
+    assert report.exit_status == 1
+    assert told in render(report)
+
+
+def test_what_could_not_be_judged_is_told_and_is_no_defect():
+    report = sound_report()
+    report.unrecorded = {"suites/t.py::other": "SKIP on fake: dangerous", "suites/t.py::third": ""}
+    report.standing = {why: [ONE] for why in (DEVIATES, NOT_REPLAYED, ANOTHER_CPUID)}
+    del report.universal[UNIVERSAL_CHECKS[0]]
+
+    assert report.exit_status == 0
+    text = render(report)
+    assert "not judged: 2\n  suites/t.py::other: SKIP on fake: dangerous\n  suites/t.py::third\n" in text
+    assert f"  {UNIVERSAL_CHECKS[0]}   not judged: no occasion\n" in text
+    assert all(f"{why}: 1\n" in text for why in report.standing)
+
+
 SOUND = """
 @clause("core.a")
 def test_sound(l1):
@@ -183,13 +425,20 @@ def test_toothless(l1):
 
 @pytest.fixture
 def tried(suite, pytester):  # noqa: F811
-    """Records a suite on the fake target and puts it on trial; gives the process, and the report if there is one."""
+    """Records a suite on the fake target and puts it on trial; gives the process, and the report if there is one.
 
-    def run(source, *arguments, baseline=""):
-        suite(source, "--target", "fake", "--nsvm-answers", "answers", "-n", "2", baseline=baseline)
+    Without a source it is put on trial with the answers of the time before; `start` gives the running process.
+    """
+
+    def run(source, *arguments, baseline="", start=False):
+        if source is not None:
+            suite(source, "--target", "fake", "--nsvm-answers", "answers", "-n", "2", baseline=baseline)
         command = [sys.executable, "-m", "harness.sensitivity", "answers", "--root", str(pytester.path), *arguments]
-        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-        done = subprocess.run(command, cwd=pytester.path, env=environment, capture_output=True, text=True, timeout=60)
+        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTEST_ADDOPTS": "-k nothing_of_the_kind"}
+        where = {"cwd": pytester.path, "env": environment, "text": True}
+        if start:
+            return subprocess.Popen(command, **where, stderr=subprocess.PIPE, start_new_session=True)
+        done = subprocess.run(command, **where, capture_output=True, timeout=60)
         return done, json.loads(done.stdout) if "--json" in arguments else None
 
     return run
@@ -210,7 +459,7 @@ def test_toothless_test_is_named(tried):
 def test_toothless_test_is_named_on_paper(tried):
     done, _ = tried(SOUND + TOOTHLESS)
 
-    assert "TESTS THAT NOTICE NOTHING: 1\n  suites/core/test_it.py::test_toothless" in done.stdout
+    assert "TESTS THAT NOTICE NOTHING: 1\n  suites/core/test_it.py::test_toothless\n" in done.stdout
     assert "1 notice an alteration" in done.stdout
 
 
@@ -235,7 +484,7 @@ def test_part_of_memory_is_enough_to_make_an_assert_fail(tried):
     )
     done, report = tried(source, "--json")
 
-    assert (report["asserts_that_cannot_fail"], report["asserts_not_reached"]) == ([], []), done.stdout
+    assert (report["asserts_that_cannot_fail"], report["asserts_not_reached"]) == ([], {}), done.stdout
 
 
 def test_assert_that_few_tests_reach_is_tried_in_these(tried):
@@ -250,7 +499,149 @@ def test_sound(l1, n):
 """
     done, report = tried(source, "--json")
 
-    assert (report["asserts_that_cannot_fail"], report["asserts_not_reached"]) == ([], []), done.stdout
+    assert (report["asserts_that_cannot_fail"], report["asserts_not_reached"]) == ([], {}), done.stdout
+
+
+def test_assert_is_accused_only_when_every_test_was_tried(tried):
+    """All tests come by it; one of them, which is not among those that are tried first, shows that it can fail."""
+    source = """
+@clause("core.a")
+@pytest.mark.parametrize("n", range(40))
+def test_sound(l1, n):
+    exit = run(l1)
+    assert l1.expect("RCX", exit.regs["rcx"] & 0xFFFF if n == 25 else 1, 1)
+    assert exit.matches(code=VMEXIT.VMMCALL)
+"""
+    done, report = tried(source, "--json")
+
+    assert report["asserts_that_cannot_fail"] == [], done.stdout
+
+
+def test_every_assert_of_the_suites_is_judged_or_named_with_why_not(tried, pytester):
+    """Those of helpers, too; and of those that no replay comes by, each kind has its place."""
+    pytester.path.joinpath("suites", "core", "helping.py").write_text("""
+from contextlib import contextmanager
+
+@contextmanager
+def around(l1):
+    assert l1.expect("in a helper", 1, 1)
+    yield
+
+def forgotten():
+    assert "nobody calls this"
+
+class Kept:
+    def check(self, l1):
+        assert l1.expect("in a class", 1, 1)
+""")
+    source = """
+import helping
+
+@clause("core.a")
+def test_sound(l1):
+    with helping.around(l1):
+        assert run(l1).matches(code=VMEXIT.VMMCALL)
+    helping.Kept().check(l1)
+    for each in []:
+        assert each, "in no loop"
+    if l1.cpuid.has("AVIC"):
+        assert run(l1).code, "with AVIC"
+
+@clause("core.b")
+@pytest.mark.parametrize("n", [0, 1])
+def test_part(l1, n):
+    if n:
+        pytest.skip("not today")
+    assert run(l1).matches(code=VMEXIT.VMMCALL)
+    if n:
+        assert n, "skipped"
+
+@clause("core.a")
+def test_known(l1):
+    assert run(l1, 100).matches(code=VMEXIT.VMMCALL)
+    assert l1.expect("behind it", 1, 2)
+"""
+    known = '[[deviation]]\nclause = "core.a"\ntests = ["test_known"]\nreason = "a fake"\nreference = "tests"\n'
+    _, report = tried(source, "--json", baseline=known)
+
+    def texts(asserts):
+        return [text.partition(": ")[2] for text in asserts]
+
+    assert texts(report["asserts_that_cannot_fail"]) == [
+        "assert l1.expect('in a helper', 1, 1)",
+        "assert l1.expect('in a class', 1, 1)",
+    ]
+    assert texts(report["asserts_that_never_run"]) == ["assert 'nobody calls this'", "assert each, 'in no loop'"]
+    assert {why: texts(asserts) for why, asserts in report["asserts_not_reached"].items()} == {
+        DEVIATES: ["assert l1.expect('behind it', 1, 2)"],
+        NOT_REPLAYED: ["assert n, 'skipped'"],
+        ANOTHER_CPUID: ["assert run(l1).code, 'with AVIC'"],
+    }
+
+
+def test_tests_without_answers_are_named(tried):
+    """A new deviation is not kept; a test that has another name now has none either."""
+    source = '@clause("core.a")\ndef test_new(l1):\n    assert run(l1, 100).matches(code=VMEXIT.VMMCALL)\n'
+    done, report = tried(SOUND + source, "--json")
+    assert list(report["without_answers"]) == ["suites/core/test_it.py::test_new"]
+
+    test = Path("suites/core/test_it.py")
+    test.write_text(test.read_text().replace("test_sound", "test_renamed"))
+    done, report = tried(None, "--json")
+    assert done.returncode == 1
+    assert report["gone"] == ["suites/core/test_it.py::test_sound"]
+    assert sorted(report["without_answers"]) == [f"suites/core/test_it.py::test_{name}" for name in ("new", "renamed")]
+
+
+REPLAYED = 'import os\nREPLAYED = "PYTEST_XDIST_WORKER" not in os.environ\n'
+
+
+def test_process_that_dies_is_an_error_of_the_harness(tried):
+    source = REPLAYED + SOUND + "    if REPLAYED:\n        os.kill(os.getpid(), 9)\n"
+    done, _ = tried(source + TOOTHLESS, "-n", "2")
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("nsvm: a process that tried tests died") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interruption_is_one_line_and_leaves_no_process(tried, number):
+    """Ctrl-C reaches the whole group, and nobody waits for a replay that does not end."""
+    slow = "    if REPLAYED:\n        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])\n"
+    slow += "        open(f'judged-{os.getpid()}', 'w').close()\n        time.sleep(60)\n"
+    both = SOUND + slow + TOOTHLESS + slow
+    process = tried(REPLAYED + "import signal, time\n" + both, "-n", "2", start=True)
+    deadline = time.monotonic() + 30
+    while not (judged := list(Path().glob("judged-*"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.kill()
+    _, said = process.communicate(timeout=20)
+
+    if number == signal.SIGINT:
+        assert (process.returncode, said) == (130, "nsvm: interrupted\n")
+    workers = [Path("/proc", path.name.partition("-")[2]) for path in judged]
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers and not any(map(alive, workers))
+
+
+def alive(process):
+    try:
+        return ") Z " not in (process / "stat").read_text()
+    except OSError:
+        return False
+
+
+def test_few_sound_tests_are_enough_for_a_quick_run(tried):
+    """Though there are more kinds of lies for the universal checks than tests."""
+    refused = '@clause("core.b")\ndef test_refused(l1):\n    assert run(l1, 105).is_invalid\n'
+    done, report = tried(SOUND + refused, "--json")
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert all(report["universal"].values()), report["universal"]
 
 
 def test_sound_tests_are_enough_for_every_universal_check(tried):
@@ -304,6 +695,14 @@ def test_looping(l1):
 
     assert states(report)["test_looping"] == "notices"
     assert report["broke"] > 0
+
+
+def test_missing_assembler_is_told_as_every_command_does(tmp_path):
+    command = [sys.executable, "-m", "harness.sensitivity", str(tmp_path / "none")]
+    done = subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "missing: Debian package binutils" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_missing_answers_are_one_line(tmp_path):
