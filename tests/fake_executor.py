@@ -421,7 +421,7 @@ class FakeTarget:
         *,
         lane: bool = False,
         start_failures: int = 0,
-        boot_deadline_s: float = 5.0,
+        boot_deadline_s: float = 20.0,
         exit_reason: str = "the fake was told to end",
     ) -> None:
         self.options = options
@@ -474,7 +474,7 @@ class FakeTarget:
             self._console.close()
             self._console = None
         if self._thread is not None:
-            self._thread.join(5)
+            self._thread.join(20)
             assert not self._thread.is_alive(), "the fake executor does not stop"
             self._thread = None
 

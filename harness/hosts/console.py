@@ -14,6 +14,7 @@ from harness.targets.base import ConsoleClosed, ConsoleTimeout
 LOG_KEPT = 64 * 1024
 CHUNK = 65536
 LOG_EVERY_S = 0.05
+LAST_WORDS_S = 1.0  # what was written before the end may come behind it
 
 
 class ChannelConsole:
@@ -88,7 +89,7 @@ class ChannelConsole:
     def log(self) -> str:
         """The end of its stderr, printable."""
         if self.ended():
-            self._reader.join(0.2)
+            self._reader.join(LAST_WORDS_S)
         return printable(bytes(self._log), LOG_KEPT)
 
     def _read_log(self) -> None:

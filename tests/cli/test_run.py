@@ -101,18 +101,30 @@ def test_what_goes_wrong_with_pytest_is_told_in_a_line(
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("stubborn", [False, True], ids=["obeys", "does not listen"])
 def test_an_interrupted_run_still_gets_its_report(
-    pretend: Any, capsys: pytest.CaptureFixture[str], number: int, status: int, stubborn: bool
+    pretend: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, number: int, status: int, stubborn: bool
 ) -> None:
     ignore = "for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)\n" if stubborn else ""
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
-    timer.start()
-    began = time.monotonic()
+    ended = threading.Event()
 
-    got, out = pretend(f"{ignore}{PASSES}\ntime.sleep(60)")
+    def interrupt() -> None:
+        """Once a test has ended: the signal would end us while nobody takes it."""
+        path = tmp_path / "out/run.jsonl"
+        until = time.monotonic() + 60
+        while not path.exists() or '"result"' not in path.read_text():
+            if ended.wait(0.02) or time.monotonic() > until:
+                return
+        os.kill(os.getpid(), number)
 
-    timer.join()
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    try:
+        got, out = pretend(f"{ignore}{PASSES}\ntime.sleep(90)\nopen(os.path.join(folder, 'slept'), 'w').close()")
+    finally:
+        ended.set()
+        sender.join()
+
     assert got == status
-    assert time.monotonic() - began < 30
+    assert not (out / "slept").exists(), "it was waited for to its end"
     record = load(out / "run.jsonl")
     assert [each.reason for each in record.interrupted] == [signal.Signals(number).name]
     assert len(record.results) == 1

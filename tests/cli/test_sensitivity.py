@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import signal
 import stat
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         script = tmp_path / "pytest.py"
         script.write_text(FAKE_PYTEST.format(body=body))
         python = tmp_path / "python"
-        python.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
+        python.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])} "$@"\n')
         python.chmod(python.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setattr(plan, "PYTHON", str(python))
         return main(["sensitivity", *arguments]), judged
@@ -112,11 +111,8 @@ def test_recording_that_failed_is_told_in_a_line(
 def test_interrupted_recording_is_not_judged(
     pretend: Any, capsys: pytest.CaptureFixture[str], number: int, status: int
 ) -> None:
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
-    timer.start()
-    got, judged = pretend(f"{KEEPS}\n{PASSES}\ntime.sleep(60)")
+    got, judged = pretend(f"{KEEPS}\n{PASSES}\nos.kill(os.getppid(), {number:d})\ntime.sleep(60)")
 
-    timer.join()
     assert (got, judged) == (status, {})
     assert capsys.readouterr().err.splitlines()[-1] == "nsvm: interrupted"
 

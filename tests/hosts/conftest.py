@@ -62,7 +62,7 @@ def make_host(sshd: Sshd, l0: FakeL0, tmp_path: Path) -> Iterator[MakeHost]:
     yield new
     for host in made:
         host.close()
-    assert wait_for(lambda: set(threading.enumerate()) <= before, 5), threading.enumerate()
+    assert wait_for(lambda: set(threading.enumerate()) <= before, 20), threading.enumerate()
 
 
 def wait_for(happens: Callable[[], object], deadline_s: float) -> bool:

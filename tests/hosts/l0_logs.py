@@ -64,19 +64,32 @@ def kmsg(text: str, first: int, *, priority: int = 4, time_us: int = 10_000_000)
 
 
 class FakeStream:
-    """What the log follower reads."""
+    """What the log follower reads. It ends with what is empty."""
 
     def __init__(self) -> None:
-        self.queue: SimpleQueue[bytes] = SimpleQueue()
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._put = self._asked = 0
+        self._ended = False
 
     def settimeout(self, _timeout: float | None) -> None:
         pass
 
     def recv(self, _size: int) -> bytes:
-        return self.queue.get()
+        self._asked += 1
+        return self._queue.get()
+
+    def put(self, data: bytes) -> None:
+        if not self._ended:  # else it would never be read
+            self._put += 1
+            self._ended = not data
+            self._queue.put(data)
 
     def close(self) -> None:
-        self.queue.put(b"")
+        self.put(b"")
+
+    def settled(self) -> bool:
+        """Whether all has been read and dealt with: its reader waits again, or has come to the end."""
+        return self._asked > self._put or (self._ended and self._asked == self._put)
 
 
 class FakeHost:
@@ -89,6 +102,7 @@ class FakeHost:
         self.scripts: list[str] = []
         self.taint = 0
         self.broken: Exception | None = None
+        self.refuses = b""  # what it says in the place of its log
         self.before: bytes = kmsg("older", 41, time_us=9_999_999)
 
     def open(self, _command: str) -> FakeStream:
@@ -96,15 +110,24 @@ class FakeHost:
             raise self.broken
         stream = FakeStream()
         self.streams.append(stream)
+        if self.refuses:
+            self.say(self.refuses)
+            self.say(b"")
+            return stream
         self.say(f"!boot {self.boot_id}\n!taint {self.taint}\n!up [10.00]\n!last {self.last}\n".encode() + self.before)
         return stream
 
     def say(self, data: bytes) -> None:
-        self.streams[-1].queue.put(data)
+        self.streams[-1].put(data)
+
+    def settle(self) -> None:
+        """Waits until all that was said has been read, for which a real host's follower is given a moment only."""
+        assert eventually(lambda: all(stream.settled() for stream in self.streams))
 
     def run(self, script: str, *, input: bytes = b"", deadline_s: float = 20.0) -> Ran:
         if self.broken:
             raise self.broken
+        self.settle()
         self.scripts.append(script)
         line = script.partition("echo nsvm-")[2].split()
         if not line:
@@ -141,10 +164,10 @@ class LocalStream:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(5)
+        self.process.wait(20)
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], within_s: float = 20.0) -> bool:
     """Whether it becomes true."""
     deadline = time.monotonic() + within_s
     while not condition():

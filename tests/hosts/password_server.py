@@ -43,7 +43,7 @@ class PasswordServer(paramiko.ServerInterface):
         """Ends it, and every connection."""
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._thread.join(5)
+        self._thread.join(20)
         for transport in self._transports:
             transport.close()
 

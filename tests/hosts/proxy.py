@@ -59,7 +59,7 @@ class Proxy:
 
     def __exit__(self, *_exc: object) -> None:
         self._ending.set()
-        self._thread.join(5)
+        self._thread.join(20)
         self.drop()
         self._server.close()
 
@@ -76,7 +76,7 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._server.accept()
-        server = socket.create_connection(("127.0.0.1", self._to_port), timeout=5)
+        server = socket.create_connection(("127.0.0.1", self._to_port), timeout=20)
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.say_first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 
 from harness.hosts.spec import HostSpec
 
-START_S = 10.0
+START_S = 20.0
 
 
 class Sshd:
@@ -69,7 +70,7 @@ class Sshd:
             )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
                 return
             time.sleep(0.02)
         pytest.fail(f"sshd does not start: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
@@ -99,7 +100,7 @@ class Sshd:
         for pid in [self.process.pid, *reversed(below)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(20)
         self.process = None
 
     def spec(self, **changes: object) -> HostSpec:
@@ -113,18 +114,19 @@ class Sshd:
             "use_agent": False,
             "use_ssh_config": False,
             "workdir": str(self.folder / "work"),
-            "connect_deadline_s": 10.0,
-            "boot_deadline_s": 10.0,
+            "connect_deadline_s": 20.0,
+            "boot_deadline_s": 20.0,
             "grace_s": 5.0,
         }
         return HostSpec(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody has now, nor is given unasked: those that the kernel gives are from 32768 on."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def command(pid: int) -> str:

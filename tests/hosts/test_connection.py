@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from harness.hosts import connection as connections
+from harness.hosts import keys
 from harness.hosts.connection import Connection, HostError
 from harness.hosts.console import ChannelConsole
 from tests.hosts.conftest import small_disk, wait_for
@@ -57,10 +58,10 @@ def test_output_is_bounded_and_a_full_stderr_stops_nobody(host: Connection, monk
 
 def test_a_command_has_a_deadline(host: Connection) -> None:
     began = time.monotonic()
-    with pytest.raises(HostError, match=r"a command \(echo ...\) did not end within 1 s") as caught:
-        host.run("echo before >&2; sleep 30  # 'tis long", deadline_s=0.6)
+    with pytest.raises(HostError, match=r"a command \(echo ...\) did not end within 3 s") as caught:
+        host.run("echo before >&2; sleep 30  # 'tis long", deadline_s=3)
     assert caught.value.log == "before\n"
-    assert time.monotonic() - began < 3 and host.alive()
+    assert time.monotonic() - began < 15 and host.alive()
     assert host.run("cat > /dev/null; echo well", input=b"x" * 5_000_000).text == "well"
     assert host.run("echo early", input=b"x" * 5_000_000).text == "early"
 
@@ -77,7 +78,7 @@ def test_a_command_waits_for_the_one_before_but_not_for_ever(host: Connection, t
     began, end = tmp_path / "began", tmp_path / "end"
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(host.run, f"touch {began}; until [ -e {end} ]; do sleep 0.05; done; echo well")
-        assert wait_for(began.exists, 10)
+        assert wait_for(began.exists, 20)
         with pytest.raises(HostError, match="another command there has not ended within 0 s") as caught:
             host.run("true", deadline_s=0.2)
         end.touch()
@@ -105,17 +106,19 @@ def test_upload_to_a_full_disk(host: Connection, tmp_path: Path) -> None:
 
 
 def test_a_small_answer_costs_little_more_than_the_ping(host: Connection) -> None:
-    channel = host.open("exec cat")
+    channel = host.open("exec dd bs=300 iflag=fullblock 2>/dev/null")
     took = []
     for _ in range(100):
         began = time.perf_counter()
-        channel.sendall(b"x" * 300)
+        channel.sendall(b"x" * 100)
+        channel.sendall(b"x" * 200)  # which Nagle would keep until the first is acknowledged
         came = 0
         while came < 300:
             came += len(channel.recv(65536))
         took.append(time.perf_counter() - began)
 
-    assert statistics.median(took) < 0.01, f"{statistics.median(took) * 1e3:.2f} ms"  # 0.2 ms; Nagle costs 40
+    decile = statistics.quantiles(took, n=10)[0]  # and no median: the machine may be busy
+    assert decile < 0.02, f"{decile * 1e3:.2f} ms"  # 0.7 ms; Nagle costs 40
 
 
 def test_no_thread_outlives_it(sshd: Sshd) -> None:
@@ -124,7 +127,7 @@ def test_no_thread_outlives_it(sshd: Sshd) -> None:
     with Connection(sshd.spec()) as host:
         host.run("true")
 
-    assert wait_for(lambda: set(threading.enumerate()) <= before, 2), threading.enumerate()
+    assert wait_for(lambda: set(threading.enumerate()) <= before, 20), threading.enumerate()
     with pytest.raises(HostError, match="it was closed"):
         host.run("true")
 
@@ -203,7 +206,7 @@ def agent(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SSH_AUTH_SOCK", str(folder / "agent"))
     with subprocess.Popen(["ssh-agent", "-D", "-a", folder / "agent"], stdout=subprocess.DEVNULL) as process:
         try:
-            assert wait_for((folder / "agent").exists, 10)
+            assert wait_for((folder / "agent").exists, 20)
             keys = [sshd.make_key("other"), sshd.user_key]
             subprocess.run(["ssh-add", "-q", *keys], check=True, timeout=20)
             yield folder
@@ -238,9 +241,11 @@ def test_an_agent_that_does_not_answer(sshd: Sshd, monkeypatch: pytest.MonkeyPat
         with socket.socket(socket.AF_UNIX) as mute:
             mute.bind(str(folder / "agent"))
             mute.listen()
-            began = time.monotonic()
-            fails(sshd.spec(identity_files=(), use_agent=True, connect_deadline_s=1.0), "the agent cannot be used")
-            assert time.monotonic() - began < 5
+            given: list[float] = []
+            ask = keys._Agent.ask
+            monkeypatch.setattr(keys._Agent, "ask", lambda agent, s: [given.append(s), ask(agent, 0.3)])
+            fails(sshd.spec(identity_files=(), use_agent=True, connect_deadline_s=20.0), "the agent cannot be used")
+            assert 0 < given[0] <= 20, "what is left of the deadline"
     finally:
         shutil.rmtree(folder)
 
@@ -257,14 +262,14 @@ def test_nobody_there(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         began = time.monotonic()
         fails(sshd.spec(port=mute.getsockname()[1], connect_deadline_s=0.5), "does not shake hands within")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_no_ssh_server(sshd: Sshd) -> None:
     with Proxy(sshd.port) as proxy:
         proxy.say_first = b"HTTP/1.1 400 Bad Request\r\n\r\n"
         proxy.cut_after(0)
-        fails(sshd.spec(port=proxy.port, connect_deadline_s=3), "no SSH connection")
+        fails(sshd.spec(port=proxy.port, connect_deadline_s=20), "no SSH connection")
 
 
 def test_a_password_is_nowhere_to_be_read(
@@ -291,7 +296,7 @@ def test_proxy_jump(sshd: Sshd, tmp_path: Path) -> None:
         with Connection(spec) as host:
             assert host.run("echo through").text == "through"
             sshd.cut()
-            assert wait_for(lambda: not host.alive(), 3)
+            assert wait_for(lambda: not host.alive(), 20)
         inner.stop()
         fails(spec, f"does not reach 127.0.0.1 port {inner.port}")
     finally:
@@ -301,7 +306,7 @@ def test_proxy_jump(sshd: Sshd, tmp_path: Path) -> None:
 def test_the_session_is_killed(host: Connection, sshd: Sshd) -> None:
     sshd.cut()
 
-    assert wait_for(lambda: not host.alive(), 3)
+    assert wait_for(lambda: not host.alive(), 20)
     with pytest.raises(HostError, match="the SSH connection was lost: "):
         host.run("true")
 
@@ -310,21 +315,28 @@ def test_a_late_word_of_the_vmm_is_heard(host: Connection) -> None:
     channel = host.open("sleep 0.5; echo late >&2")
     channel.settimeout(0.05)  # a read of the console may come before the first of its log
     console = ChannelConsole(channel)
-    assert console.wait(5) == 0
-    assert console.log() == "late\n"
+    assert console.wait(20) == 0
+    assert wait_for(lambda: console.log() == "late\n", 20)
+
+
+def test_an_answer_to_a_keepalive_is_a_sign_of_life(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(connections, "ANSWER_S", 3.0)
+    with Connection(sshd.spec()) as host:
+        time.sleep(3.6)  # by 3.1 s it would be given up
+        assert host.alive(), host.why_lost()
 
 
 @pytest.mark.parametrize("how", ["frozen", "silent"])
 def test_silence_is_noticed(sshd: Sshd, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert connections.KEEPALIVE_S + connections.ANSWER_S <= 15
     monkeypatch.setattr(connections, "KEEPALIVE_S", 0.3)
-    monkeypatch.setattr(connections, "ANSWER_S", 0.7)
     with Proxy(sshd.port) as proxy:
         spec = replace(sshd.spec(), known_hosts=(proxy.known_hosts(sshd),), port=proxy.port)
         with Connection(spec) as host:
-            time.sleep(0.8)
-            assert host.alive(), "an answer to a keepalive is a sign of life"
+            assert host.run("true").status == 0
             sshd.freeze() if how == "frozen" else proxy.stall()
+            monkeypatch.setattr(connections, "ANSWER_S", 0.7)  # from now on: a busy machine may answer late before
             with pytest.raises(HostError, match="no sign of life"):
-                host.run("true", deadline_s=5)
+                host.run("true", deadline_s=20)
     sshd.freeze(thaw=True)

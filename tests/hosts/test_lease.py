@@ -88,7 +88,7 @@ def test_runs_that_come_and_go(sshd: Sshd) -> None:
 
         def come_and_go(number: int) -> int:
             taken = 0
-            for _ in range(12):
+            while taken < 4 and time.monotonic() < end:
                 lease = Lease(hosts[number], f"gw{number}", f"run{number // 2}")
                 try:
                     lease.acquire()
@@ -102,8 +102,8 @@ def test_runs_that_come_and_go(sshd: Sshd) -> None:
                 lease.release()
             return taken
 
-        taken = list(pool.map(come_and_go, range(5)))
-        assert sum(taken) >= 12, taken
+        end = time.monotonic() + 60
+        assert list(pool.map(come_and_go, range(5))) == [4] * 5
     for host in hosts:
         host.close()
     assert not list(work(sshd).parent.glob(f"{work(sshd).name}*"))
@@ -147,7 +147,7 @@ def test_a_sign_of_life_is_given(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) ->
     lease = take(sshd, "run")
     beat = next(work(sshd).glob("beat.*"))
     beat.write_text("17\n")
-    assert wait_for(lambda: beat.read_text().strip() not in ("", "17"), 5)
+    assert wait_for(lambda: beat.read_text().strip() not in ("", "17"), 20)
     assert lease.held
     give(lease)
 
@@ -159,17 +159,26 @@ def test_a_run_that_was_stopped_for_too_long(sshd: Sshd, make_host: MakeHost, mo
     connection = first.hold.connection
     assert connection is not None
     connection.on_beat = None  # as if stopped
-    next(work(sshd).glob("beat.*")).write_text("1\n")
-    second = take(sshd, "second")
+    second = Lease(Connection(sshd.spec()), "main", "second", holder="second's user@machine")
+
+    def takes_over() -> bool:
+        next(work(sshd).glob("beat.*")).write_text("1\n")  # over a beat that was under way, too
+        try:
+            second.acquire()
+        except HostError:
+            return False
+        return True
+
+    assert wait_for(takes_over, 20)
     lease = first.hold._lease
     assert lease is not None
     connection.on_beat = lease.beat
-    assert wait_for(lambda: not lease.held, 5), "its next sign of life is not taken"
+    assert wait_for(lambda: not lease.held, 20), "its next sign of life is not taken"
 
     with pytest.raises(HostError, match="in use by second's"):
         first.start()
     give(second)
-    boot(first).run(b"x", 5)
+    boot(first).run(b"x", 20)
     assert any("no longer ours" in line for line in first.hold.story)
 
 
@@ -207,7 +216,7 @@ def test_who_has_hung_up_has_no_lease(sshd: Sshd) -> None:
     lost = take(sshd, "lost")
     (work(sshd) / "rubbish").write_text("x")
     lost.host.close()
-    assert wait_for(lambda: next(work(sshd).glob("beat.*")).read_text().strip() == "gone", 5)
+    assert wait_for(lambda: next(work(sshd).glob("beat.*")).read_text().strip() == "gone", 20)
 
     lease = take(sshd, "next")
     assert lease.took_over is not None and lease.took_over.startswith("lost lost's user")
@@ -220,6 +229,7 @@ def test_a_lease_that_means_nothing_any_more(
     sshd: Sshd, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = take(sshd, "old")
+    old.host.on_beat = None
     if why == "boot":
         (tmp_path / "boot_id").write_text("another boot\n")
         monkeypatch.setattr(leases, "BOOT_ID", str(tmp_path / "boot_id"))
@@ -316,7 +326,7 @@ def test_a_killed_run_is_cleaned_up_after(sshd: Sshd, l0: FakeL0, make_host: Mak
             make_host("next").start()
         os.kill(l0.pid("nsvm-killed-main"), signal.SIGSTOP)  # so that it cannot end by itself
         run.kill()
-    assert wait_for(lambda: "gone" in next(work(sshd).glob("beat.*")).read_text(), 10)
+    assert wait_for(lambda: "gone" in next(work(sshd).glob("beat.*")).read_text(), 20)
     stuck = l0.pid("nsvm-killed-main")
     os.kill(stuck, signal.SIGCONT)
 

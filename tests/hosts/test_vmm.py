@@ -219,7 +219,7 @@ def test_the_last_megabyte_comes_out_after_the_commands_end(leash: Leash) -> Non
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_the_end_of_stdin_ends_the_command(leash: Leash, stubborn: bool) -> None:
     script = "trap '' TERM; while :; do sleep 0.1; done" if stubborn else "exec sleep 100"
-    process = leash.start(script, "--grace-ms", "200")
+    process = leash.start(script, *(["--grace-ms", "200"] if stubborn else []))
     assert process.stdin is not None
     pid_in(leash.pid_file)
 

@@ -18,7 +18,7 @@ def built() -> Path:
     return program.program()
 
 
-def wait_until(true: Callable[[], bool], deadline_s: float = 10.0) -> None:
+def wait_until(true: Callable[[], bool], deadline_s: float = 20.0) -> None:
     """Fails if it does not become true."""
     end = time.monotonic() + deadline_s
     while not true():

@@ -112,9 +112,9 @@ def test_two_builds_wait_for_each_other_and_say_so(made: list[str], tmp_path: Pa
     with locked(tmp_path / "sim/.kvm.lock"):
         other = threading.Thread(target=build, args=(Wanted("kvm"), say), daemon=True)
         other.start()
-        assert waits.wait(10), said
+        assert waits.wait(20), said
         assert made == []
-    other.join(10)
+    other.join(20)
     assert made == ["kvm"] and not other.is_alive()
 
 

@@ -6,10 +6,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.sim import qmp as client
 from harness.sim.error import SimError
 from harness.sim.qmp import Qmp
 
@@ -34,7 +36,7 @@ def serve() -> Iterator[Callable[[Answer], Qmp]]:
                 theirs.sendall(said)
 
         threading.Thread(target=run, daemon=True).start()
-        return Qmp(ours, 5.0)
+        return Qmp(ours, 20.0)
 
     yield start
     for end in ends:
@@ -48,7 +50,7 @@ def returns(value: Any) -> bytes:
 def test_events_are_passed_over(serve: Callable[[Answer], Qmp]) -> None:
     event = b'{"event": "RESUME"}\n'
     qmp = serve(lambda command: event + returns({"status": "running"}) + event)
-    assert qmp.wait_status(("running",), 1.0) == "running"
+    assert qmp.wait_status(("running",), 20.0) == "running"
     assert qmp.execute("query-status") == {"status": "running"}
 
 
@@ -71,8 +73,10 @@ def test_silence_ends(serve: Callable[[Answer], Qmp]) -> None:
         qmp.execute("cont", deadline_s=0.1)
 
 
-def test_a_state_that_is_never_reached(serve: Callable[[Answer], Qmp]) -> None:
+def test_a_state_that_is_never_reached(serve: Callable[[Answer], Qmp], monkeypatch: pytest.MonkeyPatch) -> None:
     qmp = serve(lambda command: returns({"status": "inmigrate"}))
+    slept = [0.0]  # time goes by nowhere else, so that no answer comes too late
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append))
     with pytest.raises(SimError, match="is inmigrate after"):
         qmp.wait_status(("running",), 0.05)
 
@@ -85,11 +89,11 @@ def test_saving(serve: Callable[[Answer], Qmp]) -> None:
         return returns({"status": "completed"} if asked.count("query-migrate") > 2 else {"status": "active"})
 
     with open("/dev/null", "wb") as null:
-        serve(answer).save(null.fileno(), 5.0)
+        serve(answer).save(null.fileno(), 20.0)
     assert asked[:4] == ["qmp_capabilities", "getfd", "migrate-set-parameters", "migrate"]
 
 
 def test_a_full_disk_while_saving(serve: Callable[[Answer], Qmp]) -> None:
     qmp = serve(lambda command: returns({"status": "failed", "error-desc": "No space left on device"}))
     with open("/dev/null", "wb") as null, pytest.raises(SimError, match=r"could not save .*: No space left"):
-        qmp.save(null.fileno(), 5.0)
+        qmp.save(null.fileno(), 20.0)

@@ -24,14 +24,14 @@ def test_a_socket_console_reads_writes_and_times_out() -> None:
         assert console.read(0.05) == b""
         assert time.monotonic() - began >= 0.05
         assert console.read(0) == b""
-        console.write(b"there", 1)
+        console.write(b"there", 20)
         assert theirs.recv(10) == b"there"
         theirs.sendall(b"back")
-        assert console.read(1) == b"back"
+        assert console.read(20) == b"back"
     with pytest.raises(ConsoleClosed):
-        console.read(1)
+        console.read(20)
     with pytest.raises(ConsoleClosed):
-        console.write(b"x", 1)
+        console.write(b"x", 20)
     console.close()
     console.close()
 
@@ -52,16 +52,16 @@ def test_a_terminal_console_reads_writes_and_sees_the_end() -> None:
         console = PtyConsole(master, os.pidfd_open(emulator.pid))
         assert console.read(0.02) == b""
         os.write(slave, b"\x00\x03\x11\x0a last words")
-        assert console.read(1) == b"\x00\x03\x11\x0a last words"
-        console.write(bytes(range(256)), 1)
+        assert console.read(20) == b"\x00\x03\x11\x0a last words"
+        console.write(bytes(range(256)), 20)
         assert os.read(slave, 1000) == bytes(range(256))
         with pytest.raises(ConsoleTimeout):
             console.write(bytes(100_000), 0.05)
         os.write(slave, b"the end")
         emulator.kill()
-        assert console.read(1) == b"the end"
+        assert console.read(20) == b"the end"
         with pytest.raises(ConsoleClosed):
-            console.read(5)
+            console.read(20)
     console.close()
     console.close()
     os.close(slave)
@@ -81,8 +81,8 @@ def test_a_long_message_goes_through_a_terminal_in_pieces() -> None:
         console = PtyConsole(master, os.pidfd_open(emulator.pid))
         reader = threading.Thread(target=read_all, daemon=True)
         reader.start()
-        console.write(sent, 10)
-        reader.join(10)
+        console.write(sent, 20)
+        reader.join(20)
         emulator.kill()
     assert bytes(got) == sent
     console.close()

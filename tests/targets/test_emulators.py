@@ -185,7 +185,10 @@ def test_a_triple_fault_on_bochs_is_named(make: Make) -> None:
     with pytest.raises((LinkTimeout, LinkClosed)):
         link.run(code(hello.arena_base, b"\x6a\x00\x6a\x00\x0f\x01\x1c\x24\x0f\x0b"), 1.0)
 
-    assert "triple fault" in (target.exit_reason() or "")
+    end = time.monotonic() + 20
+    while "triple fault" not in (reason := target.exit_reason() or ""):
+        assert time.monotonic() < end, reason
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", names())
@@ -197,10 +200,10 @@ def test_a_hang_ends_at_the_deadline(make: Make, name: str) -> None:
     with pytest.raises(LinkTimeout):
         link.run(code(hello.arena_base, b"\xeb\xfe"), 1.0)  # jmp $
 
-    assert 1.0 <= time.monotonic() - began < 2.0
+    assert 1.0 <= time.monotonic() - began < 8.0
     assert target.alive()
     target.stop()
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 20.0
 
 
 def test_two_cpus(make: Make) -> None:
@@ -263,7 +266,7 @@ def test_a_killed_harness_leaves_no_process_and_no_file(make: Make, name: str, t
     run.kill()
     run.wait()
 
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while start_time(pid) is not None:
         assert time.monotonic() < end, "the emulator outlived the harness"
         time.sleep(0.01)
