@@ -39,6 +39,7 @@ class Hold:
         self._given_up = False
         self._l0: L0 | None = None
         self.watch: Watch | None = None  # from the first ready() on
+        self.untouched = False  # whether no guest of ours can be there: a machine restored from before the first one
         self.stalls_fatal = True  # not where the host is an emulated machine
 
     @property

@@ -214,7 +214,7 @@ class SimHost:
         spec = self._machine.start(RESTORE_DEADLINE_S)
         spec = dataclasses.replace(spec, boot_deadline_s=BOOT_DEADLINE_S, round_trip_s=ROUND_TRIP_S)
         hold = Hold(spec, "main", run_id())  # a host of its own: no other worker is there
-        hold.stalls_fatal = False
+        hold.stalls_fatal, hold.untouched = False, True
         self._host = SshHost(spec, self._options, name=self.name, hold=hold)
         return self._host, self._machine
 

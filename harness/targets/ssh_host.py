@@ -184,8 +184,9 @@ class SshHost:
 
     def _start(self) -> None:
         connection = self.hold.ready(self.l0)
-        if self._unsure:
+        if self._unsure and not self.hold.untouched:
             self._end_guest(STOP_S + self.spec.boot_deadline_s)
+        self.hold.untouched = False
         plan = self._plan()
         if self._options.bundle is not None and plan.bundle is not None:
             connection.upload(self._options.bundle.read_bytes(), plan.bundle)

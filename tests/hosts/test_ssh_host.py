@@ -17,6 +17,7 @@ from harness.hosts import lease as leases
 from harness.hosts.errors import HostError
 from harness.link import LinkClosed, LinkError, LinkTimeout
 from harness.targets.base import TargetError
+from harness.targets.ssh_host import SshHost
 from tests.hosts.conftest import MakeHost, boot, wait_for
 from tests.hosts.fake_l0 import FakeL0
 from tests.hosts.proxy import Proxy
@@ -50,6 +51,23 @@ def test_it_starts_answers_and_leaves_nothing(make_host: MakeHost, l0: FakeL0, s
     host.close()
     host.close()
     assert not Path(host.spec.workdir).exists() and wait_for(lambda: not sshd.sessions(), 20)
+
+
+def test_a_guest_that_may_be_there_is_ended_first(
+    make_host: MakeHost, l0: FakeL0, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none is looked for on a machine that was restored from before the first one."""
+    ended: list[str] = []
+    stop = l0.stop_script
+    monkeypatch.setattr(l0, "stop_script", lambda name: ended.append(name) or stop(name))
+    host = make_host()
+    host.hold.untouched = True
+    boot(host)
+    assert ended == []
+
+    another = SshHost(host.spec, host._options, l0=l0, hold=host.hold)
+    boot(another)
+    assert ended == ["nsvm-run1-main"]
 
 
 def test_it_can_be_started_after_close(make_host: MakeHost) -> None:
