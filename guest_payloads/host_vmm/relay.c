@@ -54,7 +54,7 @@ int relay(struct ends ends, int lifeline)
             { out.size && out.to_open ? 1 : -1, POLLOUT, 0 },
             { ended ? -1 : lifeline, POLLIN, 0 },
         };
-        int happened = poll(ready, 5, ended ? DRAIN_MS : -1);
+        int happened = poll(ready, 5, ended && !out.size ? DRAIN_MS : -1);
         if (happened < 0 && errno != EINTR)
             return 0;
         if (happened == 0)

@@ -52,7 +52,9 @@ tries=0
 while :; do
   tries=$((tries + 1)); [ $tries -lt 20 ] || die "$w cannot be locked"
   mkdir -p "${w%/*}" 2>/dev/null
-  if e=$(mkdir "$w" 2>&1); then e=$( (: > "$w/MARKER") 2>&1) || { rmdir "$w"; die "${e##*: }: $w"; }
+  if e=$(mkdir "$w" 2>&1); then
+    # Who waited for the lock of the folder before may have had this one meanwhile, and have left already.
+    e=$( (: > "$w/MARKER") 2>&1) || { [ -d "$w" ] || continue; rmdir "$w"; die "${e##*: }: $w"; }
   elif [ ! -d "$w" ]; then
     case "$e" in *[Ee]xists*) [ -e "$w" ] || continue ;; esac  # it was, and has just been removed
     die "$e (set workdir for this host)"

@@ -30,10 +30,13 @@ def list_script() -> str:
     )
 
 
-def stop_script(name: str) -> str:
-    """Ends the processes of a guest and waits until they are gone. Status 1 if they stay."""
+def stop_script(name: str, *, patient: bool = False) -> str:
+    """Ends the processes of a guest and waits until they are gone. Status 1 if they stay.
+
+    `patient`: they are about to end, and are left alone for so long as others have between SIGTERM and SIGKILL.
+    """
     return (
-        f"n={shlex.quote(name)}; s=TERM; t=0; while :; do f=; "
+        f"n={shlex.quote(name)}; s=0; t={-STOP_TICKS if patient else 0}; while :; do [ $t -ne 0 ] || s=TERM; f=; "
         f'{{ {_EACH} *"guest=$n,"*) kill -$s "${{p#/proc/}}" && f=1;; esac; done; }} 2>/dev/null; '
         f'[ -n "$f" ] || exit 0; [ $t -lt {STOP_TICKS} ] || s=KILL; [ $t -lt {STOP_TICKS * 2} ] || exit 1; '
         "t=$((t+1)); sleep 0.1 2>/dev/null || sleep 1; done"

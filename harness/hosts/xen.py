@@ -94,9 +94,9 @@ class Xen:
         parts = {"CONFIG": f"{name}.cfg", "MODEL_LOG": model_log, "LOG": f"{name}.log"}
         parts |= {"NAME": name, "TICKS": str(CREATE_TICKS)}
         inner = re.sub("|".join(parts), lambda found: parts[found[0]], INNER)
-        # The mark is for stop_script(), which reads no further than to the first newline.
-        on_end = f": {processes.mark(name)}; xl destroy {name} >/dev/null 2>&1; "
-        on_end += f"rm -f {name}.cfg {name}.log {model_log}*"
+        # The mark is for stop_script(), which reads to the first newline; what is done on_end must not have it.
+        inner = f": {processes.mark(name)}{inner}"
+        on_end = f"xl destroy {name} >/dev/null 2>&1; rm -f {name}.cfg {name}.log {model_log}*"
         argv = program.leash(["sh", "-c", inner], on_end=on_end, grace_ms=GRACE_MS)
         write = f"cd {shlex.quote(guest.workdir)} && printf %s {shlex.quote(config)} > {name}.cfg"
         return f"{write} && exec {program.words(argv)}"
@@ -105,13 +105,12 @@ class Xen:
         """See L0."""
         program.check_name(name)
         model_log = MODEL_LOG.replace("NAME", name)
-        # The leash first, which may outlive its domain: ending, it would destroy the next one of that name.
-        # A domain that is gone has no id; one that is going may keep its name for a while.
+        # A domain that is gone has no id; one that is going may keep its name for a while. The leash, which ends then
+        # by itself, is waited for: at its end it would destroy the next domain of that name.
         return (
-            f"( {processes.stop_script(name)} ) || exit 1; "
             f"i=0; while xl domid {name} >/dev/null 2>&1; do [ $i -lt 50 ] || exit 1; "
             f"xl destroy {name} >/dev/null 2>&1; i=$((i+1)); sleep 0.1 2>/dev/null || sleep 1; done; "
-            f"rm -f {model_log}*"
+            f"( {processes.stop_script(name, patient=True)} ) || exit 1; rm -f {model_log}*"
         )
 
     def leftovers_script(self) -> str:

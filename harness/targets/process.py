@@ -24,6 +24,7 @@ from harness.frames import printable
 from harness.targets.base import TargetError
 
 LOG_KEPT = 64 * 1024  # bytes of an emulator's output that are kept
+LAST_WORDS_S = 1.0  # what was written before the end may come behind it
 TERM_S = 2.0
 KILL_S = 5.0
 RECORDS_MAX = 1000
@@ -67,7 +68,7 @@ class Child:
     def log(self) -> str:
         """The end of what it printed, printable."""
         if not self.alive():
-            self._reader.join(0.2)
+            self._reader.join(LAST_WORDS_S)
         return printable(bytes(self._log), LOG_KEPT)
 
     def alive(self) -> bool:

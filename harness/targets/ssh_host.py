@@ -112,6 +112,8 @@ class SshHost:
             if connection.alive() and not console.ended() and not console.closed:
                 self._await_silence()
             status = console.wait(ENDED_WAIT_S if console.closed or console.ended() else 0)
+            if status == -1 and connection.alive():
+                self._await_silence()  # no status came: where the line is lost its channels end before alive() does
             if not connection.alive():
                 self._reason = self._loss()
             elif status is not None or console.ended():

@@ -78,7 +78,7 @@ class Sshd:
     def sessions(self) -> list[int]:
         """The processes that serve connections, oldest first."""
         assert self.process is not None
-        return [pid for pid in descendants(self.process.pid) if "sshd" in command(pid)]
+        return [pid for pid in descendants(self.process.pid) if name(pid).startswith("sshd")]
 
     def cut(self) -> None:
         """Kills the processes that serve connections, and nothing else."""
@@ -133,6 +133,14 @@ def command(pid: int) -> str:
     """A process' command line."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def name(pid: int) -> str:
+    """A process' name; its command line may have a folder's in it."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""
 

@@ -142,6 +142,20 @@ def test_the_scripts_in_the_shells_of_hosts(shell: str, tmp_path: Path) -> None:
     assert left == ["work.2026", f"work.gone-{os.getpid()}"], "not ours, and one that is being removed"
 
 
+def test_a_folder_that_another_run_had_and_left_meanwhile_is_made_anew(sshd: Sshd) -> None:
+    """As by one that waited for the lock of the folder before, between our mkdir and what we put there."""
+    made = 'if e=$(mkdir "$w" 2>&1); then\n'
+    assert made in ACQUIRE
+    left = '[ -e "$w.once" ] || { : > "$w.once"; rmdir "$w"; }\n'
+    names = f"w={shlex.quote(str(work(sshd)))} run=a worker=main me=main.a holder=a boot_file={leases.BOOT_ID}\n"
+    script = names + ACQUIRE.replace(made, made + left)
+
+    ran = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=20)
+
+    assert (ran.stdout.partition("\n")[0], ran.stderr) == ("FREE", "")
+    assert work(sshd).with_name(f"{work(sshd).name}.once").exists()
+
+
 def test_a_sign_of_life_is_given(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "KEEPALIVE_S", 0.2)
     lease = take(sshd, "run")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from harness.hosts import lease as leases
@@ -147,6 +148,21 @@ def test_a_megabyte_of_noise(make_host: MakeHost, l0: FakeL0) -> None:
     for number in range(6):
         link.run(bytes([number]), 10)
     assert len(host.log_tail()) <= 64 * 1024 and "the VMM complains" in host.log_tail()
+
+
+def test_a_lost_connection_is_no_crash_of_the_guest(
+    make_host: MakeHost, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a connection ends its channels do so a moment before it is known."""
+    host = make_host()
+    link = boot(host)
+    unlink = paramiko.Channel._unlink
+    monkeypatch.setattr(paramiko.Channel, "_unlink", lambda channel: [unlink(channel), time.sleep(0.1)])
+    sshd.cut()
+    with pytest.raises(LinkError):
+        link.run(b"x", 20)
+
+    assert (host.exit_reason() or "").startswith("the SSH connection was lost: ") and host.way_lost()
 
 
 @pytest.mark.parametrize("how", ["session killed", "cut in a frame", "reset"])

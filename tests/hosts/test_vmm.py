@@ -206,13 +206,14 @@ def test_a_megabyte_both_ways_is_whole(leash: Leash) -> None:
     leash.check_ended()
 
 
-def test_the_last_megabyte_comes_out_after_the_commands_end(leash: Leash) -> None:
-    process = leash.start("head -c 1000000 /dev/zero; exit 5")
+@pytest.mark.parametrize(("size_bytes", "nap_s"), [(1_000_000, 0.3), (120_000, 0.6)])
+def test_all_comes_out_after_the_commands_end(leash: Leash, size_bytes: int, nap_s: float) -> None:
+    process = leash.start(f"head -c {size_bytes} /dev/zero; exit 5")
     assert process.stdout is not None
 
-    time.sleep(0.3)  # nobody reads at first
+    time.sleep(nap_s)  # nobody reads at first; of the smaller the pipe and the leash can hold all
 
-    assert process.stdout.read() == bytes(1_000_000)
+    assert process.stdout.read() == bytes(size_bytes)
     assert process.wait(10) == 5
 
 

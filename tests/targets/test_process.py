@@ -127,7 +127,9 @@ def test_a_run_killed_while_it_starts_an_emulator_leaves_none(tmp_path: Path, mo
     assert real is not None
     killed = tmp_path / "killed"
     slow = tmp_path / "setpriv"
-    slow.write_text(f'#!/bin/sh\nuntil test -e {killed}; do sleep 0.01; done\nexec {real} "$@"\n')
+    slow.write_text(
+        f'#!/bin/sh\nfor n in $(seq 999); do test -e {killed} && break; sleep 0.02; done\nexec {real} "$@"\n'
+    )
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     run = subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, stdout=subprocess.PIPE)
