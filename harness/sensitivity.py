@@ -1,4 +1,4 @@
-"""Shows that every test can fail: `python -m harness.sensitivity ANSWERS...` (docs/commands.md, *nsvm sensitivity*).
+"""Shows that every test can fail (docs/commands.md, *nsvm sensitivity*).
 
 No target is needed. Each recorded test is called with the answers it got, which it must accept, and then with one
 answer altered at a time. A test that accepts every alteration checks nothing and is named; so is an assert that
@@ -7,7 +7,6 @@ stays true whatever is altered, or that nothing comes by.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import io
@@ -15,7 +14,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,18 +29,19 @@ from harness import rehearsal
 from harness.asm import Assembler
 from harness.asserts import Assert, Lines, asserts_of, by_line, callees
 from harness.clauses import load_clauses
-from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UserError, say
-from harness.cli.sensitivity import add_arguments, need_assembler
 from harness.lies import UNIVERSAL_LIES
 from harness.replay import AnswersError, Recorded, read_answers
 from harness.sensitivity_report import ANOTHER_CPUID, DEVIATES, IDLE, NEVER, NOT_REPLAYED, Report, as_json, render
 from harness.trial import SKIPPED, UNREPLAYABLE, Finding, Place, Trial
 
-ROOT = Path(__file__).resolve().parent.parent
 TRIES_MAX = 12  # tests that are asked first for what nothing has failed yet
 CHUNK = 4  # jobs that a process takes at once
 PR_SET_PDEATHSIG = 1  # prctl(2)
 T = TypeVar("T")
+
+
+class WorkerDied(Exception):
+    """A process that tried tests ended before it was done; the text is one line for a person."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class Trials:
         return Job(item, recorded, survive, full, ask, until)
 
     def _map(self, jobs: list[Job]) -> Iterator[Finding]:
-        """The findings, in order. Raises HarnessError if a process dies."""
+        """The findings, in order. Raises WorkerDied."""
         global _jobs, _context
         _jobs, _context = jobs, (self._assembler, self._root, self._lines)
         if self._processes == 1 or len(jobs) < 2:
@@ -179,7 +178,7 @@ class Trials:
             try:
                 yield from pool.map(_try, range(len(jobs)), chunksize=CHUNK)
             except BrokenProcessPool:
-                raise HarnessError("a process that tried tests died, perhaps for want of memory; try -n 1") from None
+                raise WorkerDied("a process that tried tests died, perhaps for want of memory; try -n 1") from None
             except BaseException:
                 for process in multiprocessing.active_children():  # or the pool waits until they are done
                     process.terminate()
@@ -230,7 +229,7 @@ def judge(
     as_data: bool,
     why: Mapping[str, str] | None = None,
 ) -> int:
-    """Reads answers, tries the tests, prints the report; the exit status. Raises AnswersError and HarnessError.
+    """Reads answers, tries the tests, prints the report; the exit status. Raises AnswersError and WorkerDied.
 
     `why` says of tests that have no answers what came of them instead.
     """
@@ -240,30 +239,3 @@ def judge(
     report = Trials(root, max(1, processes)).run(recordings, full=full, why=why)
     print(json.dumps(as_json(report), indent=1) if as_data else render(report))
     return report.exit_status
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m harness.sensitivity`."""
-    parser = argparse.ArgumentParser(prog="python -m harness.sensitivity", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("answers", nargs="+", type=Path, metavar="ANSWERS", help="what pytest --nsvm-answers wrote")
-    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    try:
-        need_assembler(may_install=False)
-        return judge(
-            args.answers, root=args.root.resolve(), processes=args.processes, full=args.full, as_data=args.json
-        )
-    except (AnswersError, UserError) as error:
-        say(str(error))
-        return EXIT_USAGE
-    except HarnessError as error:
-        say(str(error))
-        return EXIT_HARNESS
-    except KeyboardInterrupt:
-        say("interrupted")
-        return EXIT_INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

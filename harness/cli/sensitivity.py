@@ -42,13 +42,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.add_argument(
         "--target", action="append", default=[], metavar="NAME", help="record on this one (default: qemu-tcg)"
     )
-    add_arguments(parser)
-    machine.program_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that `python -m harness.sensitivity` has, too."""
     parser.add_argument(
         "--full",
         action="store_true",
@@ -58,30 +51,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", type=int, default=os.cpu_count() or 1, metavar="N", dest="processes", help="processes that replay"
     )
+    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)  # other suites than ours
+    machine.program_arguments(parser)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Records if need be, then judges."""
     from harness.replay import AnswersError
-    from harness.sensitivity import judge
+    from harness.sensitivity import WorkerDied, judge
 
     if args.answers and args.target:
         raise UserError("sensitivity: either files of answers or --target, not both")
     if args.processes < 1:
         raise UserError("-n: at least 1")
     if args.answers:
-        need_assembler(may_install=not args.no_install)
+        needs = [need for need in missing_build_tools() if need.package == "binutils"]
+        ensure(needs, may_install=not args.no_install, log=LOG / "apt.log")
     paths, why = (args.answers, {}) if args.answers else _record(args)
     try:
-        return judge(paths, root=ROOT, processes=args.processes, full=args.full, as_data=args.json, why=why)
+        return judge(
+            paths, root=args.root.resolve(), processes=args.processes, full=args.full, as_data=args.json, why=why
+        )
     except AnswersError as error:
         raise UserError(str(error)) from None
-
-
-def need_assembler(*, may_install: bool) -> None:
-    """Sees to it that what tests assemble can be assembled. Raises UserError."""
-    needs = [need for need in missing_build_tools() if need.package == "binutils"]
-    ensure(needs, may_install=may_install, log=LOG / "apt.log")
+    except WorkerDied as error:
+        raise HarnessError(str(error)) from None
 
 
 def _record(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:

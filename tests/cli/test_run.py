@@ -34,20 +34,24 @@ FAILS = 'write(kind="result", test="suites/t.py::b", target="qemu-tcg", verdict=
 ENDS = 'write(kind="end", finished="", duration_s=1, exit_status={0}, counts={{"PASS": 1}}, new=0, known=0, mended=0)'
 
 
-@pytest.fixture
-def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs `nsvm run` with a pytest that does what `body` says; gives the status and the run folder."""
+def place_pytest(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """What the commands start as Python is a pytest that does what `body` says."""
+    script, python = folder / "pytest.py", folder / "python"
+    script.write_text(FAKE_PYTEST.format(body=body))
+    python.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])} "$@"\n')
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(plan, "PYTHON", str(python))
     monkeypatch.setattr(machine, "prepare", lambda *_a, **_k: None)
     monkeypatch.setattr(pytest_process, "STOP_GRACE_S", 1.0)
     monkeypatch.setattr(pytest_process, "TERMINATE_GRACE_S", 0.5)
 
+
+@pytest.fixture
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs `nsvm run` with a pytest that does what `body` says; gives the status and the run folder."""
+
     def go(body: str, *arguments: str) -> tuple[int, Path]:
-        script = tmp_path / "pytest.py"
-        script.write_text(FAKE_PYTEST.format(body=body))
-        python = tmp_path / "python"
-        python.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])} "$@"\n')
-        python.chmod(python.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(plan, "PYTHON", str(python))
+        place_pytest(tmp_path, monkeypatch, body)
         out = tmp_path / "out"
         return main(["run", "--out", str(out), *arguments]), out
 

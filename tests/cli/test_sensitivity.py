@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
-import stat
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import sensitivity as judging
-from harness.cli import machine, main, plan, pytest_process
+from harness.cli import machine, main
 from harness.cli import sensitivity as command
 from harness.record import LOST_VERDICTS
-from tests.cli.test_run import ENDS, FAILS, FAKE_PYTEST, PASSES
+from tests.cli.test_run import ENDS, FAILS, PASSES, place_pytest
 
 KEEPS = 'open(sys.argv[sys.argv.index("--nsvm-answers") + 1], "a").write("kept\\n")'
 LOST = (
@@ -27,9 +24,6 @@ LOST = (
 @pytest.fixture
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs `nsvm sensitivity` with a pytest that does what `body` says; gives the status and what was to be judged."""
-    monkeypatch.setattr(machine, "prepare", lambda *_a, **_k: None)
-    monkeypatch.setattr(pytest_process, "STOP_GRACE_S", 1.0)
-    monkeypatch.setattr(pytest_process, "TERMINATE_GRACE_S", 0.5)
     monkeypatch.setattr(command, "ANSWERS", tmp_path / "answers")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-k nothing_of_the_kind")
     judged: dict[str, Any] = {}
@@ -41,12 +35,7 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(judging, "judge", judge)
 
     def go(body: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-        script = tmp_path / "pytest.py"
-        script.write_text(FAKE_PYTEST.format(body=body))
-        python = tmp_path / "python"
-        python.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, str(script)])} "$@"\n')
-        python.chmod(python.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setattr(plan, "PYTHON", str(python))
+        place_pytest(tmp_path, monkeypatch, body)
         return main(["sensitivity", *arguments]), judged
 
     return go

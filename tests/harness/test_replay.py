@@ -189,6 +189,7 @@ def test_damaged_file_is_one_clear_line(tmp_path, text):
         Recorded("t", "fake", "PASS", "ok", "AAAA").unpack()
 
 
+NSVM = [sys.executable, "-m", "harness.cli"]
 ONE = Assert("suites/t.py", 1, 1, "f", "assert 1")
 
 
@@ -433,7 +434,7 @@ def tried(suite, pytester):  # noqa: F811
     def run(source, *arguments, baseline="", start=False):
         if source is not None:
             suite(source, "--target", "fake", "--nsvm-answers", "answers", "-n", "2", baseline=baseline)
-        command = [sys.executable, "-m", "harness.sensitivity", "answers", "--root", str(pytester.path), *arguments]
+        command = [*NSVM, "sensitivity", "answers", "--root", str(pytester.path), *arguments]
         environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTEST_ADDOPTS": "-k nothing_of_the_kind"}
         where = {"cwd": pytester.path, "env": environment, "text": True}
         if start:
@@ -698,7 +699,7 @@ def test_looping(l1):
 
 
 def test_missing_assembler_is_told_as_every_command_does(tmp_path):
-    command = [sys.executable, "-m", "harness.sensitivity", str(tmp_path / "none")]
+    command = [*NSVM, "sensitivity", "--no-install", str(tmp_path / "none")]
     done = subprocess.run(command, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -706,7 +707,7 @@ def test_missing_assembler_is_told_as_every_command_does(tmp_path):
 
 
 def test_missing_answers_are_one_line(tmp_path):
-    command = [sys.executable, "-m", "harness.sensitivity", str(tmp_path / "none")]
+    command = [*NSVM, "sensitivity", str(tmp_path / "none")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stdout) == (2, "")
