@@ -1,12 +1,12 @@
-"""The public face of the harness: what a suite may import, beside harness.svm, harness.steps and harness.places."""
+"""The public face of the harness: what a suite may import, with harness.svm and harness.scenario."""
 
-from harness.clauses import clause
-from harness.code import CodeResult, MsrResult
-from harness.exit import Exit
-from harness.expect import AnyOf, Masked, Match, any_of, masked, sign_extended, unchanged, unwritten, written
-from harness.guest import Guest
-from harness.l1 import L1
-from harness.session import TargetLost
+from harness.guest.guest import Guest
+from harness.guest.l1 import L1
+from harness.judge.clauses import clause
+from harness.judge.code import CodeResult, MsrResult
+from harness.judge.exit import Exit
+from harness.judge.expect import AnyOf, Masked, Match, any_of, masked, sign_extended, unchanged, unwritten, written
+from harness.link.session import TargetLost
 from harness.svm import VMEXIT, Vmcb
 
 __all__ = [

@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from harness import feature_mask, rehearsal, replay
-from harness.asm import AssemblyError
-from harness.attempts import Attempts
-from harness.baseline import Baseline, BaselineError
-from harness.clauses import ClauseError, load_clauses
-from harness.l1 import L1
+from harness.guest.l1 import L1
+from harness.judge.baseline import Baseline, BaselineError
+from harness.judge.clauses import ClauseError, load_clauses
+from harness.judge.verdict import DEVIATES
+from harness.machine import feature_mask
 from harness.record import (
     LOST_VERDICTS,
     BaselineRef,
@@ -36,12 +35,15 @@ from harness.record import (
     Writer,
     load,
 )
+from harness.run import rehearsal
+from harness.run.attempts import Attempts
+from harness.run.worker import ROOT, Settings, SetupError, Worker, check_setup, release
+from harness.scenario.asm import AssemblyError
+from harness.sensitivity import replay
 from harness.summary import OF_BASELINE, summarise
 from harness.targets import file_name
 from harness.targets import names as target_names
-from harness.verdict import DEVIATES
 from harness.version import VERSION
-from harness.worker import ROOT, Settings, SetupError, Worker, check_setup, release
 
 WORKER = pytest.StashKey[Worker]()
 CONTROL = pytest.StashKey["Control"]()
@@ -169,7 +171,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
-    """The test's hold on L1; see harness/l1.py."""
+    """The test's hold on L1; see harness/guest/l1.py."""
     worker = request.config.stash.get(WORKER, None)
     if worker is None:
         pytest.skip("no target was named (--target)")

@@ -6,7 +6,7 @@ from pathlib import PurePath
 
 from markupsafe import Markup
 
-from harness.flaky import Comparison, Flaky
+from harness.summary.flaky import Comparison, Flaky
 from harness.text import line
 from reports.page import digest, environment, raw
 

@@ -4,7 +4,7 @@ FakeExecutor is a pure state machine over a clock that the caller owns. SimConso
 clock, in one thread and without waiting; FakeTarget runs it in a thread behind a socket pair, as a target like any
 other.
 
-It is written against the page and not against harness/frames.py, so that the two check each other.
+It is written against the page and not against harness/link/frames.py, so that the two check each other.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import NamedTuple
 
 from cobs import cobs  # type: ignore[import-untyped]
 
-from harness.hello import Hello
+from harness.link.hello import Hello
+from harness.machine.base import Capabilities, Console, ConsoleClosed, Missing, TargetError, TargetOptions
+from harness.machine.console import SocketConsole
 from harness.svm.cpuid import Cpuid
-from harness.targets.base import Capabilities, Console, ConsoleClosed, Missing, TargetError, TargetOptions
-from harness.targets.console import SocketConsole
 
 BIOS_NOISE = b"SeaBIOS (version 1.16.2)\r\nBooting from Hard Disk...\r\n"
 LANE_REQUEST_PA, LANE_ANSWER_PA, LANE_SIZE = 0x1000, 0x8000, 0x4000

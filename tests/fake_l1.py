@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from harness.steps import FAULT, RECORD, Op, Status, VmrunResult
+from harness.scenario.steps import FAULT, RECORD, Op, Status, VmrunResult
 from harness.svm import VMEXIT, Vmcb
 
 MEMORY_SIZE = 0x180_0000

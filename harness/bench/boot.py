@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from harness.bench.figure import Bench, Failed, Figure, NotMeasured, median, spread
-from harness.link import Link
+from harness.link.link import Link
 
 GOAL = 1.3
 TOOL_DEADLINE_S = 30

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.targets.base import Target, TargetOptions
-from harness.worker import release
+from harness.machine.base import Target, TargetOptions
+from harness.run.worker import release
 
 
 class NotMeasured(Exception):

@@ -6,15 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness import places, steps
-from harness.asm import Assembler
 from harness.bench.figure import Bench, Failed, Figure, NotMeasured
-from harness.frames import bundle_image
-from harness.l1 import L1
-from harness.link import Link
-from harness.scenario import Templates, compile_items
-from harness.session import Session
-from harness.steps import Step, encode_list, split_records
+from harness.guest.l1 import L1
+from harness.link.frames import bundle_image
+from harness.link.link import Link
+from harness.link.session import Session
+from harness.scenario import places, steps
+from harness.scenario.asm import Assembler
+from harness.scenario.scenario import Templates, compile_items
+from harness.scenario.steps import Step, encode_list, split_records
 
 GOAL_UART, GOAL_MEMORY, GOAL_BUNDLE = 100.0, 1500.0, 5000.0
 GUEST = "start: cpuid\nafter: ud2"

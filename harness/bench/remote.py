@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from harness import places
 from harness.bench import suite
 from harness.bench.figure import Bench, Failed, Figure, NotMeasured, median, spread
 from harness.bench.rates import DEADLINE_S, scenario_request
 from harness.hosts.console import ChannelConsole
-from harness.session import Session
+from harness.link.session import Session
+from harness.machine.base import Console
+from harness.scenario import places
+from harness.scenario.steps import encode_list, mem_read
 from harness.sim.error import SimError
 from harness.sim.machine import OuterMachine
 from harness.sim.state import PREFIX, State, build_command, built, load
-from harness.steps import encode_list, mem_read
-from harness.targets.base import Console
 from harness.targets.ssh_host import SshHost
 
 GOAL_FIRST_S, GOAL_ECHO = 5.0, 2.0

@@ -14,7 +14,7 @@ from typing import Any
 from harness.cli import machine
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_HARNESS, EXIT_OK, HarnessError, UserError, say
-from harness.leftovers import WorkFolder
+from harness.machine.leftovers import WorkFolder
 from harness.text import line as one_line
 from harness.version import VERSION
 
@@ -50,7 +50,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 def run(args: argparse.Namespace) -> int:
     """Measures, and prints each figure as it comes."""
     from harness import bench
-    from harness.targets.base import Target, TargetError, TargetOptions
+    from harness.machine.base import Target, TargetError, TargetOptions
 
     if "list" in args.only:
         print("\n".join(bench.MEASURES))
@@ -133,13 +133,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _failures() -> tuple[type[Exception], ...]:
     """How a measure fails, one that can be had. The others are taken all the same."""
-    from harness.asm import AssemblyError
     from harness.bench import Failed
-    from harness.link import LinkError
-    from harness.session import ExecutorRefused, TargetLost
+    from harness.link.link import LinkError
+    from harness.link.session import ExecutorRefused, TargetLost
+    from harness.machine.base import TargetError
+    from harness.scenario.asm import AssemblyError
+    from harness.scenario.steps import MalformedAnswer
     from harness.sim.error import SimError
-    from harness.steps import MalformedAnswer
-    from harness.targets.base import TargetError
 
     of_targets = (LinkError, TargetLost, TargetError, SimError, ExecutorRefused, MalformedAnswer)
     return (Failed, *of_targets, AssemblyError, subprocess.SubprocessError, OSError)

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness.baseline import Baseline, BaselineError, Deviation, in_range
 from harness.cli.clauses import collect
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
 from harness.cli.render import find_run
+from harness.judge.baseline import Baseline, BaselineError, Deviation, in_range
 from harness.record import BAD_VERDICTS, FILE_NAME, load
 from harness.summary import OF_BASELINE, Judged, Summary, summarise
 

@@ -7,9 +7,9 @@ import json
 import sys
 from typing import Any
 
-from harness import steps
 from harness.cli import machine
 from harness.cli.console import EXIT_OK, HarnessError
+from harness.scenario import steps
 from harness.svm.cpuid import SVM_BITS, Cpuid
 from harness.svm.events import vector_name
 from harness.svm.msr import MSR, describe_msr

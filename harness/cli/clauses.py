@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.clauses import Clause, ClauseError, load_clauses
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_NEW, EXIT_OK, HarnessError, UserError
+from harness.judge.clauses import Clause, ClauseError, load_clauses
 
 COLLECT_DEADLINE_S = 180
 

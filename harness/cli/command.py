@@ -53,11 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
         new,
         render,
         run,
-        selftest,
         sensitivity,
         sim,
         targets,
     )
+    from harness.project import selftest
 
     parser = Parser(
         prog="nsvm",

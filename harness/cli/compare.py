@@ -8,8 +8,8 @@ import sys
 
 from harness.cli.console import EXIT_OK, UserError
 from harness.cli.render import find_run
-from harness.compare import ClauseDifference, Kind, compare
 from harness.record import FILE_NAME, Run, load
+from harness.summary.compare import ClauseDifference, Kind, compare
 from harness.targets import file_name
 from harness.text import line
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from harness.cli import machine
 from harness.cli.console import EXIT_OK, EXIT_USAGE, HarnessError, UserError
-from harness.frames import printable
 from harness.hosts.cpu_bits import hardware_bits, of_edx
 from harness.hosts.doctor import Finding, findings, ready
 from harness.hosts.errors import HostError
 from harness.hosts.facts import ask
-from harness.hosts.reach import reached
 from harness.hosts.ssh_config import resolve
+from harness.link.frames import printable
+from harness.machine.base import TargetError
 from harness.sim.error import SimError
-from harness.targets.base import TargetError
+from harness.targets.reach import reached
 
 
 @dataclass

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.baseline import BaselineError, read_all
-from harness.clauses import ClauseError, load_clauses
 from harness.cli.clauses import collect
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
-from harness.findings import NAMES, find, page
+from harness.judge.baseline import BaselineError, read_all
+from harness.judge.clauses import ClauseError, load_clauses
+from harness.summary.findings import NAMES, find, page
 
 PAGE = ROOT / "docs" / "findings.md"
 

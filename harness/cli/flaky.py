@@ -14,9 +14,9 @@ from harness.cli.plan import Plan
 from harness.cli.render import find_run, run_places
 from harness.cli.run_folder import short
 from harness.cli.signals import Signals
-from harness.flaky import REPEAT_NAME, Comparison, compare
 from harness.record import FILE_NAME, load
 from harness.summary import summarise
+from harness.summary.flaky import REPEAT_NAME, Comparison, compare
 
 PAGE = "index.html"
 

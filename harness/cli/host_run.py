@@ -9,7 +9,7 @@ import os
 import sys
 
 from harness.cli.console import UserError
-from harness.targets.base import TargetError
+from harness.machine.base import TargetError
 
 
 def _is_host(name: str) -> bool:
@@ -22,7 +22,7 @@ def password_for(name: str) -> dict[str, str]:
     Raises UserError.
     """
     from harness.hosts.login import PASSWORD_VARIABLE, typed_passwords
-    from harness.hosts.reach import reached
+    from harness.targets.reach import reached
 
     if not _is_host(name) or os.environ.get(PASSWORD_VARIABLE) or sys.stdin is None or not sys.stdin.isatty():
         return {}
@@ -41,7 +41,7 @@ def password_for(name: str) -> dict[str, str]:
 def recovery_s(name: str) -> float:
     """How long bringing the host back may take, during which a run has nothing to say."""
     from harness.hosts.power import longest_recovery_s
-    from harness.hosts.reach import spec_of
+    from harness.targets.reach import spec_of
 
     if not _is_host(name):
         return 0.0

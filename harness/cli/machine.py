@@ -16,12 +16,12 @@ from harness.cli.bootstrap import lock, told
 from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import STATIC_LIBC, Need, ensure, missing_build_tools
-from harness.leftovers import WorkFolder
-from harness.steps import MalformedAnswer, Record, Step, encode_list, split_records
+from harness.machine.leftovers import WorkFolder
+from harness.scenario.steps import MalformedAnswer, Record, Step, encode_list, split_records
 
 if TYPE_CHECKING:
-    from harness.link import Hello, Link
-    from harness.targets.base import Target, TargetOptions
+    from harness.link.link import Hello, Link
+    from harness.machine.base import Target, TargetOptions
 
 EXECUTOR = ROOT / "guest_payloads" / "executor"
 HOST_PROGRAM = ROOT / "guest_payloads" / "host_vmm"
@@ -83,7 +83,7 @@ class Programs:
 
 def target_options(workdir: Path, programs: Programs, **more: object) -> TargetOptions:
     """Options for a target that runs our executor."""
-    from harness.targets.base import TargetOptions
+    from harness.machine.base import TargetOptions
 
     options = TargetOptions(
         workdir=workdir,
@@ -98,7 +98,7 @@ def target_options(workdir: Path, programs: Programs, **more: object) -> TargetO
 def make_target(name: str, workdir: Path, programs: Programs, **more: object) -> Target:
     """A target that is not started; raises UserError if what its name says makes no sense."""
     from harness import targets
-    from harness.targets.base import TargetError
+    from harness.machine.base import TargetError
 
     try:
         return targets.create(name, target_options(workdir, programs, **more))
@@ -200,8 +200,8 @@ class Running:
 @contextmanager
 def running(name: str, programs: Programs, *, use_lane: bool = True, **more: object) -> Iterator[Running]:
     """Boots a target for as long as the block lasts; raises HarnessError if the executor does not come up."""
-    from harness.link import Link, LinkError
-    from harness.targets.base import TargetError
+    from harness.link.link import Link, LinkError
+    from harness.machine.base import TargetError
 
     with WorkFolder("caps") as workdir:
         target = make_target(name, workdir, programs, **more)
@@ -237,7 +237,7 @@ def programs_of(args: object) -> Programs:
 
 def ask(now: Running, asked: Sequence[Step], deadline_s: float) -> list[Record]:
     """Sends steps to a running target and gives their answer records; raises HarnessError."""
-    from harness.link import LinkError
+    from harness.link.link import LinkError
 
     try:
         return split_records(now.link.run(encode_list(list(asked)), deadline_s))

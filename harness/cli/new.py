@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
-from harness.clauses import ClauseError, load_clauses
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, UserError
+from harness.judge.clauses import ClauseError, load_clauses
 
 TEST = '''"""TODO: what this is about, in a sentence.
 

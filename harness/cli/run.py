@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from harness import feature_mask
 from harness.cli import flaky, machine, run_folder
 from harness.cli.console import UserError
 from harness.cli.host_run import password_for
 from harness.cli.plan import Plan
 from harness.cli.signals import Signals
+from harness.machine import feature_mask
 
 DEFAULT_TARGET = "qemu-tcg"
 WORKERS_MAX = 64

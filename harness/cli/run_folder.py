@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness.cli.command import ROOT
 from harness.cli.console import UserError
-from harness.flaky import REPEAT_NAME
 from harness.record import FILE_NAME
+from harness.summary.flaky import REPEAT_NAME
 from harness.targets import file_name
 
 

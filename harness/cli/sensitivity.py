@@ -58,8 +58,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 
 def run(args: argparse.Namespace) -> int:
     """Records if need be, then judges."""
-    from harness.replay import AnswersError
-    from harness.sensitivity import WorkerDied, judge
+    from harness.sensitivity.replay import AnswersError
+    from harness.sensitivity.sensitivity import WorkerDied, judge
 
     if args.answers and args.target:
         raise UserError("sensitivity: either files of answers or --target, not both")

@@ -21,11 +21,11 @@ from typing import Self
 
 import paramiko
 
-from harness.frames import printable
 from harness.hosts.errors import HostError
 from harness.hosts.login import dial, login
 from harness.hosts.spec import HostSpec
 from harness.hosts.ssh_config import Place, resolve
+from harness.link.frames import printable
 
 __all__ = ["Connection", "HostError", "Ran"]
 

@@ -8,8 +8,8 @@ import time
 
 import paramiko
 
-from harness.frames import printable
-from harness.targets.base import ConsoleClosed, ConsoleTimeout
+from harness.link.frames import printable
+from harness.machine.base import ConsoleClosed, ConsoleTimeout
 
 LOG_KEPT = 64 * 1024
 CHUNK = 65536

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.targets.base import TargetError
+from harness.machine.base import TargetError
 
 
 class HostError(TargetError):

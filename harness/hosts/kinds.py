@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.hosts.l0 import L0
 from harness.hosts.spec import HostSpec
-from harness.targets.base import TargetOptions
+from harness.machine.base import TargetOptions
 
 
 def make_l0(spec: HostSpec, options: TargetOptions) -> L0:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import feature_mask
 from harness.hosts import processes, program
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.l0 import GuestPlan
 from harness.hosts.spec import HostSpec
-from harness.targets.base import TargetError, TargetOptions
+from harness.machine import feature_mask
+from harness.machine.base import TargetError, TargetOptions
 
 QEMU = "qemu-system-x86_64"
 SVM_LEAF = 0x8000000A

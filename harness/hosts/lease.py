@@ -19,11 +19,11 @@ from collections.abc import Callable
 
 import paramiko
 
-from harness.frames import printable
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.lease_scripts import ACQUIRE, BEAT, RELEASE
-from harness.targets.process import start_time
+from harness.link.frames import printable
+from harness.machine.process import start_time
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.frames import printable
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.login import PASSWORD_VARIABLE
 from harness.hosts.spec import HostSpec
+from harness.link.frames import printable
 
 POWER_DEADLINE_S = 120.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 10.0

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.targets.base import TargetError
+from harness.machine.base import TargetError
 
 NAME = "nsvm-host"
 PATH = Path(__file__).parents[2] / "guest_payloads/host_vmm/build" / NAME

@@ -12,7 +12,6 @@ import threading
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from harness.frames import printable
 from harness.hosts import tracepoints, xen_log
 from harness.hosts.follower import Follower, Opens
 from harness.hosts.kernel_log import LAST_WORDS
@@ -20,6 +19,7 @@ from harness.hosts.problems import Grade, grade_of
 from harness.hosts.ring import Ring
 from harness.hosts.sections import Sections
 from harness.hosts.taint import became, describe
+from harness.link.frames import printable
 
 LOOK_DEADLINE_S: Final = 5.0
 SETTLE_S: Final = 0.3

@@ -10,14 +10,14 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import feature_mask
 from harness.hosts import processes, program
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.l0 import GUEST_PREFIX, GuestPlan
 from harness.hosts.spec import HostSpec
 from harness.hosts.xen_config import DEVICE_MODEL, MODEL_PACKAGE, end_of, guest_config, needs_model
-from harness.targets.base import TargetError, TargetOptions
+from harness.machine import feature_mask
+from harness.machine.base import TargetError, TargetOptions
 
 GRACE_MS = 500
 CREATE_TICKS = 300  # of 0.05 s: how long until the console is there

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from harness import feature_mask
 from harness.hosts.l0 import GuestPlan
 from harness.hosts.spec import HostSpec
-from harness.targets.base import TargetError
+from harness.machine import feature_mask
+from harness.machine.base import TargetError
 
 ENDS = {0: "powered off", 1: "reset (triple fault or reboot)", 3: "crashed", 4: "killed by its watchdog"}
 MODEL_PACKAGE = "qemu-system-xen"

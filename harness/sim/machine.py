@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.hosts.spec import HostSpec
+from harness.machine.base import TargetError
+from harness.machine.process import Child, reap_leftovers, signal_name, state_directory
 from harness.sim import outer_qemu
 from harness.sim.error import SimError
 from harness.sim.qmp import Qmp
 from harness.sim.serial_log import SerialLog
 from harness.sim.state import STATE, State
-from harness.targets.base import TargetError
-from harness.targets.process import Child, reap_leftovers, signal_name, state_directory
 
 ENDED_WAIT_S = 1.0
 FIRST_PATIENCE_S = 2.0

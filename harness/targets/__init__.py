@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from harness.targets.base import Target, TargetError, TargetOptions
+from harness.machine.base import Target, TargetError, TargetOptions
 from harness.targets.bochs import Bochs
 from harness.targets.qemu import QemuTcg
 

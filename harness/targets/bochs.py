@@ -18,10 +18,10 @@ import subprocess
 import tty
 from pathlib import Path
 
-from harness.targets.base import Capabilities, Console, Missing, TargetError, TargetOptions
+from harness.machine.base import Capabilities, Console, Missing, TargetError, TargetOptions
+from harness.machine.console import PtyConsole, ThrottledConsole
+from harness.machine.process import Child, reap_leftovers, signal_name
 from harness.targets.bochs_config import BIOS, VGA_BIOS, configuration
-from harness.targets.console import PtyConsole, ThrottledConsole
-from harness.targets.process import Child, reap_leftovers, signal_name
 
 PROGRAM = "bochs"
 TERM_PLUGINS = "bochs/plugins/libbx_term*.so*"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from harness.targets.base import TargetOptions
+from harness.machine.base import TargetOptions
 
 INSTRUCTIONS_PER_SECOND = 4_000_000
 SHARE = Path("/usr/share/bochs")

@@ -14,10 +14,10 @@ import shutil
 import socket
 import subprocess
 
-from harness import feature_mask
-from harness.targets.base import Capabilities, Console, Missing, TargetError, TargetOptions
-from harness.targets.console import SocketConsole, ThrottledConsole
-from harness.targets.process import Child, reap_leftovers, signal_name
+from harness.machine import feature_mask
+from harness.machine.base import Capabilities, Console, Missing, TargetError, TargetOptions
+from harness.machine.console import SocketConsole, ThrottledConsole
+from harness.machine.process import Child, reap_leftovers, signal_name
 
 PROGRAM = "qemu-system-x86_64"
 CPU_MODEL = "max,+svm"

@@ -18,11 +18,11 @@ from harness.hosts.errors import HostError
 from harness.hosts.hold import Hold
 from harness.hosts.lease import run_id
 from harness.hosts.spec import HostSpec
+from harness.machine.base import Capabilities, Console, ConsoleClosed, Missing, TargetError, TargetOptions
 from harness.sim import state as states
 from harness.sim.error import SimError
 from harness.sim.machine import OuterMachine
 from harness.sim.outer_qemu import check_unchanged
-from harness.targets.base import Capabilities, Console, ConsoleClosed, Missing, TargetError, TargetOptions
 from harness.targets.ssh_host import SshHost
 
 PREFIX = states.PREFIX

@@ -19,8 +19,8 @@ from harness.hosts.l0 import L0, GuestPlan
 from harness.hosts.spec import HostSpec
 from harness.hosts.ssh_config import resolve
 from harness.hosts.watch import Mark
-from harness.targets.base import Capabilities, Console, Missing, TargetError, TargetOptions
-from harness.targets.console import ThrottledConsole
+from harness.machine.base import Capabilities, Console, Missing, TargetError, TargetOptions
+from harness.machine.console import ThrottledConsole
 
 ENDED_WAIT_S = 1.0
 HANG_UP_S = 1.5

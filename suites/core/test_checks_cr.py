@@ -8,9 +8,9 @@ emulates MOV CR, which has other rules and raises #GP.
 """
 
 import pytest
-from beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 from harness import VMEXIT, clause, unchanged
+from suites.lib.beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 CR0_PE, CR0_MP, CR0_EM, CR0_TS, CR0_NE, CR0_WP, CR0_AM = (1 << n for n in (0, 1, 2, 3, 5, 16, 18))
 CR0_NW, CR0_CD, CR0_PG = 1 << 29, 1 << 30, 1 << 31

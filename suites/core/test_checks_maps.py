@@ -8,9 +8,9 @@ looks something up.
 """
 
 import pytest
-from beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 from harness import VMEXIT, clause
+from suites.lib.beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 PAGE = 4096
 IOPM, MSRPM = "iopm_base_pa", "msrpm_base_pa"

@@ -6,10 +6,10 @@ NP_ENABLE=0 neither field is looked at. A wrong L0 uses one PAT for L1 and L2, o
 """
 
 import pytest
-from beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 from harness import VMEXIT, clause
-from suites.legacy_host import down_and_up
+from suites.lib.beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
+from suites.lib.legacy_host import down_and_up
 
 G_PAT = 0x0007_0406_0007_0406
 TYPES = {"uc": 0, "wc": 1, "wt": 4, "wp": 5, "wb": 6, "uc_minus": 7}

@@ -9,9 +9,9 @@ A wrong L0 does neither, checks the entries when it should not, or keeps the ent
 import struct
 
 import pytest
-from beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 from harness import VMEXIT, clause, masked
+from suites.lib.beyond_memory import ABOVE_LIMIT, ABOVE_MAXPHYADDR, beyond
 
 RESERVED_LOW = (1, 2, 5, 6, 7, 8)
 PF_PRESENT, PF_RESERVED = 1 << 0, 1 << 3

@@ -10,7 +10,8 @@ import struct
 
 import pytest
 
-from harness import clause, steps
+from harness import clause
+from harness.scenario import steps
 
 RUNS = 2000
 TURNS_MAX = 50_000_000  # a bound; the loop ends when VMRUN's does

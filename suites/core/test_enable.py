@@ -7,9 +7,9 @@ that it never offered SVM, gives L1 more than it said (XSA-278 was of that kind)
 """
 
 import pytest
-from host_save_area import VM_HSAVE_PA, own_hsave
 
 from harness import VMEXIT, clause
+from suites.lib.host_save_area import VM_HSAVE_PA, own_hsave
 
 EFER = 0xC000_0080
 VM_CR = 0xC001_0114

@@ -7,9 +7,10 @@ shows L1 or L2 the exceptions that it intercepts for its own purposes.
 """
 
 import pytest
-from event_handlers import ABSENT, ABSENT3, BEYOND_GDT, NO_PAGE, EventGuest
 
-from harness import VMEXIT, clause, masked, places
+from harness import VMEXIT, clause, masked
+from harness.scenario import places
+from suites.lib.event_handlers import ABSENT, ABSENT3, BEYOND_GDT, NO_PAGE, EventGuest
 
 ALL = [f"exc_{n}" for n in range(32)]
 V = 1 << 31

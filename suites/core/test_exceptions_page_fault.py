@@ -9,7 +9,7 @@ shadow walk, or the rights of its own tables instead of L2's.
 import pytest
 
 from harness import VMEXIT, clause, masked
-from harness.steps import TABLE_SIZES, TableKind
+from harness.scenario.steps import TABLE_SIZES, TableKind
 
 PAGE = 0x4020_0000
 VA = PAGE + 0x1234

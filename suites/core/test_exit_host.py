@@ -9,9 +9,9 @@ A wrong L0 restores too little, or more than hardware does, so that a hypervisor
 import struct
 
 import pytest
-from interrupt_guest import taken_after_stgi
 
 from harness import VMEXIT, clause, masked
+from suites.lib.interrupt_guest import taken_after_stgi
 
 VM_HSAVE_PA = 0xC001_0117
 VECTOR = 0x61

@@ -7,9 +7,9 @@ prefixes, or leaves half a result in a register.
 """
 
 import pytest
-from intercepting import UNCHANGED
 
 from harness import VMEXIT, clause, masked, unchanged
+from suites.lib.intercepting import UNCHANGED
 
 FLAGS = 0x8D7  # OF SF ZF AF PF CF
 

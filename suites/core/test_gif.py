@@ -7,9 +7,9 @@ too early.
 """
 
 import pytest
-from interrupt_guest import taken
 
 from harness import VMEXIT, clause
+from suites.lib.interrupt_guest import taken
 
 VECTOR = 0x61
 NMI = 2

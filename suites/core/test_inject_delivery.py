@@ -7,10 +7,10 @@ NMI under the vector that L1 left in the field, cuts or forgets the error code, 
 """
 
 import pytest
-from event_handlers import DATA0, INTERRUPT_GATE, TRAP_GATE, EventGuest
 
 from harness import VMEXIT, clause, masked
 from harness.svm import inject_exception, inject_interrupt, inject_nmi
+from suites.lib.event_handlers import DATA0, INTERRUPT_GATE, TRAP_GATE, EventGuest
 
 IF, RF = 1 << 9, 1 << 16
 FLAGS = 0x8D7  # OF SF ZF AF PF CF, and the bit that is always 1

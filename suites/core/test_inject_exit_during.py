@@ -7,10 +7,10 @@ forgets the event when it has mended a page of its own, so that L2 loses an inte
 """
 
 import pytest
-from event_handlers import ABSENT, BEYOND_GDT, DATA0, NO_GATE, NO_PAGE, NOT_PRESENT_GATE, EventGuest
 
 from harness import VMEXIT, any_of, clause, masked
-from harness.steps import TABLE_SIZES, TableKind
+from harness.scenario.steps import TABLE_SIZES, TableKind
+from suites.lib.event_handlers import ABSENT, BEYOND_GDT, DATA0, NO_GATE, NO_PAGE, NOT_PRESENT_GATE, EventGuest
 
 V, EV = 1 << 31, 1 << 11
 FIELD = (1 << 32) - 1

@@ -6,10 +6,10 @@ the event that L1 has just injected back to L1, loses it when its delivery fault
 """
 
 import pytest
-from event_handlers import NO_GATE, NO_PAGE, NOT_CANONICAL, NOT_PRESENT_GATE, EventGuest
 
 from harness import VMEXIT, clause, masked
 from harness.svm import inject_exception, inject_interrupt, inject_nmi, inject_software, pushes_error_code
+from suites.lib.event_handlers import NO_GATE, NO_PAGE, NOT_CANONICAL, NOT_PRESENT_GATE, EventGuest
 
 CANARY = "start: mov ebx, 0x0bad\nvmmcall"
 V = 1 << 31

@@ -6,9 +6,9 @@ or it mistakes one bit for another. Each test looks for what the instruction lea
 """
 
 import pytest
-from intercepting import LDT_SELECTOR, OSXSAVE, TSS_SELECTOR, case, set_all_but, with_tables
 
 from harness import VMEXIT, any_of, clause, masked, unchanged
+from suites.lib.intercepting import LDT_SELECTOR, OSXSAVE, TSS_SELECTOR, case, set_all_but, with_tables
 
 GDTR = {"gdtr.base": 0x12_3456_7000, "gdtr.limit": 0x4321}
 IDTR = {"idtr.base": 0x76_5432_1000, "idtr.limit": 0x1234}

@@ -7,9 +7,9 @@ only, or decodes a form of its own and lets the others run for L2 as L0's own.
 """
 
 import pytest
-from intercepting import LDT_SELECTOR, OSXSAVE, TSS_SELECTOR, UNCHANGED, V86, case, with_tables
 
 from harness import VMEXIT, masked, unchanged
+from suites.lib.intercepting import LDT_SELECTOR, OSXSAVE, TSS_SELECTOR, UNCHANGED, V86, case, with_tables
 
 PATTERN = bytes(range(0x40, 0x50))
 NO_RF = ~(1 << 16) & (1 << 64) - 1

@@ -7,9 +7,9 @@ it may not use, and L1 then carries out with its own rights what hardware would 
 """
 
 import pytest
-from intercepting import OSXSAVE, TSS_SELECTOR, UNMAPPED, V86, case, with_tables
 
 from harness import VMEXIT, unchanged
+from suites.lib.intercepting import OSXSAVE, TSS_SELECTOR, UNMAPPED, V86, case, with_tables
 
 UMIP, TSD, PCE, PAE = 1 << 11, 1 << 2, 1 << 8, 1 << 5
 TSD_SET, UMIP_SET = {"cr4": PAE | TSD}, {"cr4": PAE | UMIP}

@@ -6,9 +6,9 @@ L1's IDT, or hands the interrupt to both.
 """
 
 import pytest
-from interrupt_guest import MODES, frame, frame_size, interruptible, run_with_stack, taken
 
 from harness import VMEXIT, clause, masked
+from suites.lib.interrupt_guest import MODES, frame, frame_size, interruptible, run_with_stack, taken
 
 VECTOR = 0x61
 IF = 0x200

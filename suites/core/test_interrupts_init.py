@@ -7,7 +7,8 @@ until it lets it in by STGI. A wrong L0 resets L1's CPU at once, in the middle o
 
 import pytest
 
-from harness import VMEXIT, clause, steps
+from harness import VMEXIT, clause
+from harness.scenario import steps
 
 
 def _init_pending(l1):

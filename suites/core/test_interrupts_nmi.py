@@ -6,9 +6,18 @@ that delivers L1's NMI to L2, or drops it at the exit, breaks L1's watchdogs.
 """
 
 import pytest
-from interrupt_guest import MODES, WAIT, frame, frame_size, interruptible, run_with_stack, taken, taken_after_stgi
 
 from harness import VMEXIT, clause
+from suites.lib.interrupt_guest import (
+    MODES,
+    WAIT,
+    frame,
+    frame_size,
+    interruptible,
+    run_with_stack,
+    taken,
+    taken_after_stgi,
+)
 
 NMI = 2
 OFF, ON = 0x002, 0x202

@@ -15,9 +15,9 @@ ends L1 with all its guests.
 """
 
 import pytest
-from event_handlers import EventGuest
 
 from harness import VMEXIT, any_of, clause
+from suites.lib.event_handlers import EventGuest
 
 NO_MEMORY = 0xF000_0000  # below the local APIC; no machine of the suite has memory there
 

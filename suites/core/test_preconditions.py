@@ -7,9 +7,9 @@ doing so when L1 clears SVME.
 """
 
 import pytest
-from intercepting import V86
 
 from harness import VMEXIT, clause
+from suites.lib.intercepting import V86
 
 EFER = 0xC000_0080
 SVME = 1 << 12

@@ -7,9 +7,9 @@ ignores writes altogether reads back something that was never true.
 """
 
 import pytest
-from host_save_area import VM_HSAVE_PA, own_hsave
 
 from harness import VMEXIT, clause
+from suites.lib.host_save_area import VM_HSAVE_PA, own_hsave
 
 EFER = 0xC000_0080
 VM_CR = 0xC001_0114

@@ -6,9 +6,10 @@ an ASID for all of L1's CPUs at once may take the flush for done elsewhere.
 """
 
 import pytest
-from tlb_maps import AT_HERE, AT_THERE, HERE, far_guest, read_byte
 
-from harness import VMEXIT, clause, steps
+from harness import VMEXIT, clause
+from harness.scenario import steps
+from suites.lib.tlb_maps import AT_HERE, AT_THERE, HERE, far_guest, read_byte
 
 RAX = 0x5F8
 

@@ -6,10 +6,10 @@ reads through the tables of another.
 """
 
 import pytest
-from tlb_maps import AT_HERE, AT_THERE, GLOBAL, THERE, FarPage, far_guest, read_byte
 
 from harness import VMEXIT, clause
-from suites.needs import need_two_asids
+from suites.lib.needs import need_two_asids
+from suites.lib.tlb_maps import AT_HERE, AT_THERE, GLOBAL, THERE, FarPage, far_guest, read_byte
 
 
 @clause("core.tlb.asids_run")

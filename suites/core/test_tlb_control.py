@@ -6,10 +6,10 @@ carry the flush through to them; if it does not, L2 uses memory that L1 gave to 
 """
 
 import pytest
-from tlb_maps import AT_HERE, AT_THERE, GLOBAL, far_guest, read_byte
 
 from harness import VMEXIT, clause, unchanged
-from suites.needs import need_two_asids
+from suites.lib.needs import need_two_asids
+from suites.lib.tlb_maps import AT_HERE, AT_THERE, GLOBAL, far_guest, read_byte
 
 TWICE = {
     "long64": "mov al, [rbx]\nvmmcall\nnext: mov al, [rbx]\ndone: vmmcall",

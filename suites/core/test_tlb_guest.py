@@ -8,9 +8,9 @@ translation that L2 has replaced.
 import struct
 
 import pytest
-from tlb_maps import AT_HERE, AT_THERE, FAR, GLOBAL, HERE, LARGE, OFFSET, far_guest
 
 from harness import VMEXIT, clause
+from suites.lib.tlb_maps import AT_HERE, AT_THERE, FAR, GLOBAL, HERE, LARGE, OFFSET, far_guest
 
 FLUSHES = {
     "mov_cr3": "mov {a}ax, cr3\nmov cr3, {a}ax",

@@ -6,9 +6,22 @@ leaves L2 with what L1 has taken away.
 """
 
 import pytest
-from tlb_maps import AT_HERE, AT_THERE, FAR, GLOBAL, HERE, LARGE, OFFSET, THERE, FarPage, far_guest, read_byte
 
-from harness import VMEXIT, clause, steps
+from harness import VMEXIT, clause
+from harness.scenario import steps
+from suites.lib.tlb_maps import (
+    AT_HERE,
+    AT_THERE,
+    FAR,
+    GLOBAL,
+    HERE,
+    LARGE,
+    OFFSET,
+    THERE,
+    FarPage,
+    far_guest,
+    read_byte,
+)
 
 TWICE = "mov al, [rbx]\nvmmcall\nnext: mov al, [rbx]\ndone: vmmcall"
 FORMS = {

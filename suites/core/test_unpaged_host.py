@@ -8,7 +8,7 @@ off. An L0 that handles long mode alone raises #UD, or reloads a CR0 with paging
 import pytest
 
 from harness import VMEXIT, clause
-from suites.legacy_host import down_and_up
+from suites.lib.legacy_host import down_and_up
 
 # The VMCB is at EBX. EDI is CR0 right after #VMEXIT.
 VMRUN_UNPAGED = """

@@ -7,9 +7,9 @@ leaves the guest asleep.
 """
 
 import pytest
-from interrupt_guest import MODES, interruptible
 
 from harness import VMEXIT, any_of, clause, masked
+from suites.lib.interrupt_guest import MODES, interruptible
 
 VECTOR = 0x51
 IF = 0x200

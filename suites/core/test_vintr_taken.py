@@ -7,9 +7,9 @@ can inject mixes up its own request and L1's.
 """
 
 import pytest
-from interrupt_guest import MODES, frame, frame_size, interruptible, run_with_stack, taken
 
 from harness import VMEXIT, clause, masked
+from suites.lib.interrupt_guest import MODES, frame, frame_size, interruptible, run_with_stack, taken
 
 VECTOR = 0x51
 IF = 0x200

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.baseline import Deviation, read_all
-from harness.clauses import load_clauses
 from harness.cli.clauses import collect
+from harness.judge.baseline import Deviation, read_all
+from harness.judge.clauses import load_clauses
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINES = sorted((ROOT / "baselines").glob("*.toml"))

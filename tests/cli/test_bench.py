@@ -15,15 +15,15 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from harness import bench
-from harness.asm import AssemblyError
 from harness.bench import Bench, Failed, Figure, NotMeasured, boot, cpu_probe, rates, suite
 from harness.bench.boot import trivial_image
 from harness.cli import machine, main
 from harness.cli.bench import line
-from harness.link_error import LinkError
+from harness.link.link_error import LinkError
+from harness.link.session import ExecutorRefused, TargetLost
+from harness.machine.base import Capabilities, Target, TargetError
 from harness.record import Interrupted, Result, RunStart, Writer
-from harness.session import ExecutorRefused, TargetLost
-from harness.targets.base import Capabilities, Target, TargetError
+from harness.scenario.asm import AssemblyError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -202,7 +202,7 @@ def test_a_measure_leaves_no_target_held(
 ) -> None:
     monkeypatch.setattr(FakeTarget, "made", [])
     monkeypatch.setattr(boot, "Link", lambda *_a, **_k: SimpleNamespace(hello=lambda _s: None))
-    for place in ("harness.session.Link", "harness.bench.rates.Link"):
+    for place in ("harness.link.session.Link", "harness.bench.rates.Link"):
         monkeypatch.setattr(place, no_link)
 
     def make(**_more: object) -> Target:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.baseline import Baseline
 from harness.cli import bless, main
 from harness.cli.console import UserError
+from harness.judge.baseline import Baseline
 from harness.record import BaselineRef, Check, ClauseInfo, End, Result, RunStart, TargetInfo, Writer, load
 from harness.summary import summarise
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import flaky, targets
+from harness import targets
 from harness.cli import machine, main, pytest_process
 from harness.record import End, Interrupted, Result, RunStart, TargetInfo, Writer, load
-from harness.summary import Summary, summarise
+from harness.summary import Summary, flaky, summarise
 from reports.flaky import flaky_text, render_flaky
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness import sensitivity as judging
 from harness.cli import machine, main
 from harness.cli import sensitivity as command
 from harness.record import LOST_VERDICTS
+from harness.sensitivity import sensitivity as judging
 from tests.cli.test_run import ENDS, FAILS, PASSES, place_pytest
 
 KEEPS = 'open(sys.argv[sys.argv.index("--nsvm-answers") + 1], "a").write("kept\\n")'

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.clauses import load_clauses
 from harness.cli import clauses, main, new
+from harness.judge.clauses import load_clauses
 
 CLAUSES = """\
 [[clause]]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.cli import machine as commands
-from harness.link import LinkError
+from harness.link.link import LinkError
+from harness.machine.base import Target, TargetOptions
 from harness.targets import names
-from harness.targets.base import Target, TargetOptions
 from tests.executor.machines import BUILD, Blobs, Machine, make_target
 
 MakeTarget = Callable[..., Target]

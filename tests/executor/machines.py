@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import places
-from harness.asm import Assembled, Assembler, Snippet
-from harness.code import user_text
-from harness.frames import BadFrame, Message, MessageType, SerialDecoder, encode_serial
-from harness.hello import Hello
-from harness.link import Link
-from harness.steps import (
+from harness.judge.code import user_text
+from harness.link.frames import BadFrame, Message, MessageType, SerialDecoder, encode_serial
+from harness.link.hello import Hello
+from harness.link.link import Link
+from harness.machine.base import Console, Target, TargetOptions
+from harness.scenario import places
+from harness.scenario.asm import Assembled, Assembler, Snippet
+from harness.scenario.steps import (
     CodeAnswer,
     Fault,
     Record,
@@ -26,7 +27,6 @@ from harness.steps import (
     split_records,
 )
 from harness.targets import create
-from harness.targets.base import Console, Target, TargetOptions
 from harness.targets.qemu import QemuTcg
 
 ROOT = Path(__file__).parents[2]

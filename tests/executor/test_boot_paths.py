@@ -11,10 +11,10 @@ from typing import NoReturn
 
 import pytest
 
-from harness import places, steps
-from harness.frames import bundle_image
-from harness.link import BundleResult
-from harness.steps import Step, encode_list, split_records
+from harness.link.frames import bundle_image
+from harness.link.link import BundleResult
+from harness.scenario import places, steps
+from harness.scenario.steps import Step, encode_list, split_records
 from tests.executor.conftest import MakeTarget
 from tests.executor.elf import BUILD_ID, notes, symbols
 from tests.executor.machines import BUILD, DEADLINE_S, Machine

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import places, steps
-from harness.targets.base import Target
+from harness.machine.base import Target
+from harness.scenario import places, steps
 from tests.executor.conftest import MakeTarget
 from tests.executor.machines import DEADLINE_S, Machine
 from tests.executor.test_boot_paths import bundle, check_ran, check_serves

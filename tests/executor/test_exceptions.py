@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from harness import places, steps
-from harness.steps import Status
+from harness.scenario import places, steps
+from harness.scenario.steps import Status
 from tests.executor.machines import Blob, Blobs, Machine
 
 pytestmark = pytest.mark.emulator

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from harness import places, steps
-from harness.link import LinkClosed, LinkReset
-from harness.steps import Op, Phase, RaiseKind, Record, Status, Step
+from harness.link.link import LinkClosed, LinkReset
+from harness.scenario import places, steps
+from harness.scenario.steps import Op, Phase, RaiseKind, Record, Status, Step
 from harness.targets import names
 from tests.executor.conftest import MakeTarget
 from tests.executor.machines import DEADLINE_S, Blobs, Machine

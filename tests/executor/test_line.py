@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from cobs import cobs
 
-from harness import places, steps
-from harness.frames import (
+from harness.link.frames import (
     FRAME_BODY_MAX,
     HEADER,
     Message,
@@ -21,7 +20,8 @@ from harness.frames import (
     pack_message,
     with_crc,
 )
-from harness.steps import encode_list
+from harness.scenario import places, steps
+from harness.scenario.steps import encode_list
 from harness.targets import names
 from tests.executor.conftest import options
 from tests.executor.machines import Line, make_target

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import places, steps
-from harness.asm import Assembler
-from harness.frames import bundle_image
-from harness.l1 import L1
-from harness.scenario import Scenario, Templates, compile_items
-from harness.session import Session, _prelude
-from harness.steps import Op, RaiseKind, Record, Step, TableKind, VmrunResult, encode_list, split_records
+from harness.guest.l1 import L1
+from harness.link.frames import bundle_image
+from harness.link.session import Session, _prelude
+from harness.scenario import places, steps
+from harness.scenario.asm import Assembler
+from harness.scenario.scenario import Scenario, Templates, compile_items
+from harness.scenario.steps import Op, RaiseKind, Record, Step, TableKind, VmrunResult, encode_list, split_records
 from tests.executor.conftest import MakeTarget
 from tests.executor.machines import DEADLINE_S, Machine
 

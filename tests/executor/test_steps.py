@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from harness import places, steps
-from harness.steps import Op, Status, Step, TableKind, encode_list
+from harness.scenario import places, steps
+from harness.scenario.steps import Op, Status, Step, TableKind, encode_list
 from tests.executor.conftest import MakeTarget
 from tests.executor.machines import DEADLINE_S, Machine
 

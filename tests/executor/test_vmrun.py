@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness import images, places, steps
-from harness.scenario import plain_page
-from harness.steps import Op, Phase, RaiseKind, Status, Step, TableKind, VmrunAnswer, VmrunFlag, VmrunResult
+from harness.guest import images
+from harness.scenario import places, steps
+from harness.scenario.scenario import plain_page
+from harness.scenario.steps import Op, Phase, RaiseKind, Status, Step, TableKind, VmrunAnswer, VmrunFlag, VmrunResult
 from harness.svm.vmcb import Vmcb, field
 from tests.executor.conftest import MakeTarget
 from tests.executor.machines import DEADLINE_S, Blobs, Machine

@@ -13,8 +13,8 @@ import pytest
 
 from harness.hosts.hold import Hold
 from harness.hosts.spec import HostSpec
-from harness.link import Link
-from harness.targets.base import TargetOptions
+from harness.link.link import Link
+from harness.machine.base import TargetOptions
 from harness.targets.ssh_host import SshHost
 from tests.hosts.fake_l0 import FakeL0
 from tests.hosts.sshd import Sshd

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.hosts.connection import Connection
 from harness.hosts.l0 import GuestPlan
-from harness.targets.base import TargetError
+from harness.machine.base import TargetError
 
 PROGRAM = Path(__file__).with_name("fake_guest.py")
 RUN = shlex.join([sys.executable, str(PROGRAM)])

@@ -16,7 +16,7 @@ from harness.hosts import processes
 from harness.hosts.kvm import Kvm, missing, version
 from harness.hosts.l0 import GuestPlan
 from harness.hosts.spec import HostSpec
-from harness.targets.base import TargetError, TargetOptions
+from harness.machine.base import TargetError, TargetOptions
 from tests.hosts.vmm import wait_until
 
 SHELLS = [["sh"], *([["busybox", "sh"]] if shutil.which("busybox") else [])]

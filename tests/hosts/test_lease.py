@@ -315,7 +315,7 @@ import sys, time
 from pathlib import Path
 from harness.hosts.hold import Hold
 from harness.hosts.spec import HostSpec
-from harness.targets.base import TargetOptions
+from harness.machine.base import TargetOptions
 from harness.targets.ssh_host import SshHost
 from tests.hosts.conftest import boot
 from tests.hosts.fake_l0 import FakeL0

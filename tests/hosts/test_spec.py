@@ -10,8 +10,8 @@ from harness.hosts.errors import HostError
 from harness.hosts.lab import LabError, find, read_lab
 from harness.hosts.spec import HostSpec, SpecError, from_url
 from harness.hosts.ssh_config import resolve
+from harness.machine.base import TargetError, TargetOptions
 from harness.targets import create, file_name, is_name, names
-from harness.targets.base import TargetError, TargetOptions
 
 LAB = """
 [defaults]

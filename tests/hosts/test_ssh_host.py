@@ -16,8 +16,8 @@ import pytest
 
 from harness.hosts import lease as leases
 from harness.hosts.errors import HostError
-from harness.link import LinkClosed, LinkError, LinkTimeout
-from harness.targets.base import TargetError
+from harness.link.link import LinkClosed, LinkError, LinkTimeout
+from harness.machine.base import TargetError
 from harness.targets.ssh_host import SshHost
 from tests.hosts.conftest import MakeHost, boot, wait_for
 from tests.hosts.fake_l0 import FakeL0

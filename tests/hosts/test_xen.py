@@ -16,7 +16,7 @@ from harness.hosts.l0 import GuestPlan
 from harness.hosts.spec import HostSpec
 from harness.hosts.xen import Xen, missing
 from harness.hosts.xen_config import end_of
-from harness.targets.base import TargetError, TargetOptions
+from harness.machine.base import TargetError, TargetOptions
 from tests.hosts.vmm import built, wait_until
 
 READY = {

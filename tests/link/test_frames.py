@@ -8,7 +8,7 @@ import zlib
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness.frames import (
+from harness.link.frames import (
     ENCODED_MAX,
     FRAME_BODY_MAX,
     BadFrame,

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.frames import Message, MessageType, encode_serial
-from harness.lane import DoorbellDecoder
-from harness.link import Link, LinkReset, LinkTimeout
+from harness.link.frames import Message, MessageType, encode_serial
+from harness.link.lane import DoorbellDecoder
+from harness.link.link import Link, LinkReset, LinkTimeout
 from tests.fake_executor import MEMORY_SIZE, FakeExecutor, Fault, Line, Script, SimClock, SimConsole, digest
 
 DEADLINE_S = 3.0

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from harness.frames import Message, MessageType, encode_lane, encode_serial
-from harness.link import Link, LinkClosed, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
+from harness.link.frames import Message, MessageType, encode_lane, encode_serial
+from harness.link.link import Link, LinkClosed, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
 from tests.fake_executor import FakeExecutor, Fault, Script, SimClock, SimConsole, digest
 
 DEADLINE_S = 3.0

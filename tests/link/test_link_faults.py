@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from harness.link import Link, LinkClosed, LinkError, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
+from harness.link.link import Link, LinkClosed, LinkError, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
 from tests.fake_executor import FakeExecutor, Fault, Line, Script, SimClock, SimConsole, digest
 
 DEADLINE_S = 2.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.evidence import failure_text
 from harness.record import Check, ClauseInfo, End, Evidence, Fresh, Result, Row, RunStart, Writer, load
+from harness.run.evidence import failure_text
 from harness.summary import summarise
 from harness.text import ends
 from reports.html import render_html

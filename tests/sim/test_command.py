@@ -14,9 +14,9 @@ import pytest
 from harness.cli import machine, sim
 from harness.cli.command import Parser
 from harness.cli.console import EXIT_USAGE, HarnessError, UserError
+from harness.machine.base import TargetError, TargetOptions
 from harness.sim.error import SimError
 from harness.sim.state import State, load
-from harness.targets.base import TargetError, TargetOptions
 from harness.targets.sim_host import SimHost
 
 

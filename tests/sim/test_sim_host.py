@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from harness.cli import machine
-from harness.link import Hello, Link
+from harness.link.link import Hello, Link
+from harness.machine.base import TargetError, TargetOptions
+from harness.machine.process import start_time, state_directory
 from harness.sim import state as states
 from harness.sim.machine import OuterMachine
 from harness.sim.wanted import Wanted
-from harness.targets.base import TargetError, TargetOptions
-from harness.targets.process import start_time, state_directory
 from harness.targets.sim_host import SimHost
 from tests.sim.built import built
 

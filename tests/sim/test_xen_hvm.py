@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.cli import machine
-from harness.link import LinkClosed
+from harness.link.link import LinkClosed
+from harness.machine.base import TargetOptions
 from harness.sim.wanted import Wanted
-from harness.targets.base import TargetOptions
 from harness.targets.sim_host import SimHost
 from tests.sim.built import built
 from tests.sim.test_sim_host import BUILD, boot

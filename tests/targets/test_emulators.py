@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from harness.cli import machine
-from harness.frames import bundle_image
-from harness.link import Hello, Link, LinkClosed, LinkError, LinkTimeout
-from harness.steps import mem_read
+from harness.link.frames import bundle_image
+from harness.link.link import Hello, Link, LinkClosed, LinkError, LinkTimeout
+from harness.machine.base import Target, TargetError, TargetOptions
+from harness.machine.process import start_time, state_directory
+from harness.scenario.steps import mem_read
 from harness.targets import create, names
-from harness.targets.base import Target, TargetError, TargetOptions
-from harness.targets.process import start_time, state_directory
 
 pytestmark = pytest.mark.emulator
 
@@ -244,9 +244,9 @@ def test_a_bundle_runs_by_itself(make: Make, tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.link import Link
+from harness.link.link import Link
 from harness.targets import create
-from harness.targets.base import TargetOptions
+from harness.machine.base import TargetOptions
 build = Path("guest_payloads/executor/build")
 target = create(sys.argv[1], TargetOptions(Path(sys.argv[2]), build / "executor.elf", build / "disk.img"))
 Link(target.start()).hello(60)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.targets import process
-from harness.targets.base import TargetError
+from harness.machine import process
+from harness.machine.base import TargetError
 
 
 def test_a_runtime_folder_of_another_user_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""L1 and its guests as a test holds them."""

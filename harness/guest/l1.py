@@ -1,0 +1,272 @@
+"""The `l1` fixture: a test's hold on L1. It says what to run, and remembers what a report will want to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from harness.guest import images
+from harness.guest.guest import BITS, Guest, apply_fields, apply_intercepts
+from harness.judge import universal
+from harness.judge.code import USER_TAIL, CodeResult, MsrResult, user_text
+from harness.judge.exit import Exit
+from harness.judge.expect import Expected, Match, compare
+from harness.link.session import Session
+from harness.scenario import places, steps
+from harness.scenario.asm import Assembled, Assembler, Snippet
+from harness.scenario.scenario import PAGE, Item, Scenario, memory
+from harness.scenario.steps import Fault, RaiseKind, Record, Step
+from harness.svm import Cpuid, Vmcb
+
+BLOBS = places.L1_CODE + 16  # the first bytes hold a lone RET, for restore_step
+JOIN_TIMEOUT_US = 2_000_000
+
+
+@dataclass
+class Tally:
+    """How often a universal check was asked, and how often it failed, over a worker's whole run."""
+
+    checked: int = 0
+    failed: int = 0
+
+
+@dataclass
+class SecondCpu:
+    """A list of steps on the second CPU; `answers` is there once the `with` block has ended."""
+
+    answers: list[Record] = field(default_factory=list)
+
+
+class L1:
+    """What a test does with L1. One is made for each test; `reset` makes it as new for a second try."""
+
+    def __init__(
+        self, session: Session, assembler: Assembler, tallies: dict[str, Tally], deadline_s: float | None = None
+    ) -> None:
+        self.session = session
+        self._assembler = assembler
+        self._tallies = tallies
+        self._deadline_s = deadline_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what this test did so far."""
+        self._next_blob = BLOBS
+        self._next_page = places.SCRATCH
+        # To be done before the next scenario. First: SVM off and on again. Tests of a boot reuse addresses, and an L0
+        # may keep what it made of an earlier test's nested tables until then, whatever TLB_CONTROL says.
+        self._pending: list[Step] = [steps.code(places.SVM_OFF_AND_ON, {})]
+        self.universal: dict[str, Match] = {}
+        self.guests: list[Guest] = []
+        self.last_exit: Exit | None = None
+        self.digests: list[str] = []
+        self.vmruns = 0
+        self.undrained = False  # a VMRUN left interrupts pending, or GIF clear
+
+    # What L1 sees
+
+    @property
+    def cpuid(self) -> Cpuid:
+        """CPUID as L1 read it at boot."""
+        return self.session.boot.hello.cpuid
+
+    def need(self, *features: str) -> None:
+        """Skips the test unless L1 is offered each feature ("NP", "!VGIF")."""
+        for feature in features:
+            holds, reason = self.cpuid.evaluate_condition(feature)
+            if not holds:
+                pytest.skip(reason)
+
+    def dirty(self, why: str) -> None:
+        """This test leaves state behind: the next one gets a boot of its own."""
+        self.session.boot.dirty = why
+
+    # L2
+
+    def guest(
+        self,
+        code: str,
+        *,
+        mode: str = "long64",
+        np: bool = False,
+        intercept: Iterable[str] = (),
+        no_intercept: Iterable[str] = (),
+        vmcb: Mapping[str, int] | None = None,
+        regs: Mapping[str, int] | None = None,
+        cpl: int = 0,
+    ) -> Guest:
+        """An L2 that will run `code` (GNU as, Intel syntax, assembled for the mode).
+
+        `mode` is long64, compat32, pae32, paged32, prot32 or real16. `intercept` and `no_intercept` change the default
+        intercepts (VMRUN, VMMCALL, SHUTDOWN, INTR, every exception); `vmcb` sets fields by name, last of all.
+        Raises KeyError for a name that does not exist, AssemblyError for code that does not assemble.
+        """
+        if mode not in BITS:
+            raise KeyError(f"no such mode: {mode}; there are {', '.join(BITS)}")
+        real = mode == "real16"
+        assembled = self._assembler.one(Snippet(code, BITS[mode], 0 if real else places.GUEST_CODE))
+        image = self.vmcb_image(mode, np=np, cpl=cpl)
+        template = bytes(image.data)
+        registers = dict(regs or {})
+        apply_intercepts(image, intercept, no_intercept)
+        apply_fields(image, {name: registers[name] for name in ("rax", "rsp") if name in registers})
+        apply_fields(image, vmcb or {})
+        base = places.LOW_GUEST if real else places.GUEST_CODE
+        guest = Guest(self, assembled, base, mode, template, image, registers)
+        self.guests.append(guest)
+        return guest
+
+    def vmcb_image(self, mode: str = "long64", *, np: bool = False, cpl: int = 0) -> Vmcb:
+        """A VMCB that is known to be good, for that mode."""
+        return images.vmcb_image(mode, np=np, cpl=cpl)
+
+    # L1's own instructions
+
+    def code(
+        self, code: str, regs: Mapping[str, int] | None = None, *, interrupts: bool = False, keep_state: bool = False
+    ) -> CodeResult:
+        """Runs 64-bit code in L1 at CPL 0 to its end or to its first fault; a RET is added behind it.
+
+        Control registers, DR6, DR7, segments, EFER.SVME and GIF are put back afterwards unless keep_state is set.
+        """
+        return self._code(code, regs, interrupts=interrupts, keep_state=keep_state, tail=None)
+
+    def user_code(self, code: str, regs: Mapping[str, int] | None = None) -> CodeResult:
+        """Runs 64-bit code in L1 at CPL 3."""
+        return self._code(user_text(code), regs, interrupts=False, keep_state=False, tail=USER_TAIL)
+
+    def rdmsr(self, msr: int) -> MsrResult:
+        """RDMSR in L1."""
+        value, fault = steps.decode_msr(self.execute(Scenario([steps.rdmsr(msr)]))[0])
+        return MsrResult(f"RDMSR {msr:08X}h", value, fault)
+
+    def wrmsr(self, msr: int, value: int) -> MsrResult:
+        """WRMSR in L1."""
+        _, fault = steps.decode_msr(self.execute(Scenario([steps.wrmsr(msr, value)]))[0])
+        return MsrResult(f"WRMSR {msr:08X}h, {value:016X}h", None, fault)
+
+    def cpuid_now(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
+        """CPUID executed in L1 now: EAX, EBX, ECX, EDX."""
+        return steps.decode_cpuid(self.execute(Scenario([steps.cpuid(leaf, subleaf)]))[0])
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Reads memory."""
+        return self.execute(Scenario([steps.mem_read(addr, size)]))[0].body
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Writes memory."""
+        self.execute(Scenario(memory(addr, data)))
+
+    def fill(self, addr: int, size: int, byte: int) -> None:
+        """Fills memory."""
+        self.execute(Scenario([steps.mem_fill(addr, size, byte)]))
+
+    def scratch(self, pages: int = 1) -> int:
+        """The address of pages that no one else uses, filled with zeros. Raises MemoryError when there is no room."""
+        addr = self._next_page
+        if addr + pages * PAGE > places.SCRATCH_END:
+            raise MemoryError("the arena has no pages left")
+        self._next_page += pages * PAGE
+        self._pending.append(steps.mem_fill(addr, pages * PAGE, 0))  # a round trip less
+        return addr
+
+    def host_state(self) -> dict[str, int]:
+        """L1's control, segment and debug registers and MSRs, by name."""
+        return steps.decode_host_state(self.execute(Scenario([steps.host_state()]))[0])
+
+    def raise_interrupt(self, vector: int) -> None:
+        """A fixed interrupt to L1 itself; it stays pending while L1 has interrupts masked."""
+        self.execute(Scenario([steps.raise_event(RaiseKind.SELF, vector)]))
+
+    def raise_nmi(self) -> None:
+        """An NMI to L1 itself."""
+        self.execute(Scenario([steps.raise_event(RaiseKind.NMI_SELF)]))
+
+    def window(self, duration_us: int = 100, *, stgi: bool = True, interrupts: bool = True) -> list[Fault]:
+        """Opens an interrupt window in L1 and says what was taken in it."""
+        step = steps.window(duration_us, stgi=stgi, interrupts=interrupts)
+        return steps.decode_window(self.execute(Scenario([step]))[0])
+
+    def steps(self, items: list[Item]) -> list[Record]:
+        """Runs steps as they are; one answer record for each."""
+        return self.execute(Scenario(items))
+
+    @contextmanager
+    def on_second_cpu(self, items: list[Step]) -> Iterator[SecondCpu]:
+        """Runs steps on the second CPU while the block runs; skips where there is one CPU only."""
+        if self.session.boot.hello.cpu_count < 2:
+            pytest.skip("the target has one CPU; this needs two (--cpus 2)")
+        second = SecondCpu()
+        self.execute(Scenario([steps.cpu_start(1, items)]))
+        yield second
+        joined = self.execute(Scenario([steps.cpu_join(1, JOIN_TIMEOUT_US)]))[0]
+        second.answers = steps.split_records(joined.body)
+
+    # What a test states
+
+    def expect(self, name: str, got: int, expected: Expected, *, width_bytes: int = 8) -> Match:
+        """Compares any other value, so that a failure shows its name."""
+        if isinstance(got, bool) or isinstance(expected, bool):
+            width_bytes = 1
+        return Match(name, [compare(name, expected, int(got), width_bytes=width_bytes)])
+
+    def settle(self) -> None:
+        """Takes what a test left pending, so that the next one does not."""
+        if self.undrained and self.session.running is not None:
+            self.undrained = False
+            self.window()
+
+    # For Guest and the plugin
+
+    def place_code(self, code: str) -> tuple[Assembled, int, list[Item]]:
+        """Assembles L1 code and finds a place for it: the code, its address, the steps that write it."""
+        assembled = self._assembler.one(Snippet(code + "\nret", 64, self._next_blob))
+        addr = self._next_blob
+        if addr + len(assembled.code) > places.L1_CODE + places.L1_CODE_SIZE:
+            raise MemoryError("a test's L1 code does not fit its place")
+        self._next_blob += (len(assembled.code) + 15) & ~15
+        return assembled, addr, list(steps.mem_write(addr, assembled.code))
+
+    def restore_step(self) -> Step:
+        """A blob that does nothing but have the executor put its own state back."""
+        return steps.code(places.L1_CODE, {})
+
+    def execute(
+        self, scenario: Scenario, deadline_s: float | None = None, *, guest: Guest | None = None
+    ) -> list[Record]:
+        """Runs a scenario on the session; the answer record of each step."""
+        if guest is not None:
+            self.vmruns += 1
+        pending, self._pending = self._pending, []
+        if pending:
+            scenario = Scenario([*pending, *scenario.items])
+        self.digests.append(scenario.digest())
+        return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
+
+    def judge(self, exit: Exit, guest: Guest, *, gif_known: bool) -> None:
+        """Asks the universal checks of an exit and remembers what failed: a known row must not hide another one."""
+        self.last_exit = exit
+        context = universal.Context(self.cpuid, guest.code, gif_known)
+        for clause, match in universal.judge(exit, context).items():
+            tally = self._tallies.setdefault(clause, Tally())
+            tally.checked += 1
+            if match.holds:
+                continue
+            tally.failed += 1
+            if clause in self.universal:
+                self.universal[clause].take_in(match)
+            else:
+                self.universal[clause] = match
+
+    def _code(
+        self, code: str, regs: Mapping[str, int] | None, *, interrupts: bool, keep_state: bool, tail: str | None
+    ) -> CodeResult:
+        self._next_blob = BLOBS if not self.guests else self._next_blob
+        assembled, addr, items = self.place_code(code)
+        loaded = dict(regs or {})
+        items.append(steps.code(addr, loaded, interrupts=interrupts, keep_state=keep_state))
+        records = self.execute(Scenario(items))
+        return CodeResult(steps.decode_code(records[-1]), assembled, loaded, tail)

@@ -1,0 +1,209 @@
+"""What one VMRUN came back with, and how a test states what it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, unchanged
+from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
+from harness.svm.events import vector_name, vector_number
+from harness.svm.exits import VMEXIT, exit_name
+from harness.svm.vmcb import Vmcb, describe
+from harness.svm.vmcb import field as vmcb_field
+
+if TYPE_CHECKING:
+    from harness.judge.code import CodeResult
+
+INVALID_LOW = 0xFFFF_FFFF
+LOW_HALF = 0xFFFF_FFFF
+
+_SHORT = {"code": "exitcode", "info1": "exitinfo1", "info2": "exitinfo2", "intinfo": "exitintinfo"}
+
+
+@dataclass(frozen=True)
+class Exit:
+    """One VMRUN's outcome: the VMCB before and after, registers, and what happened to L1 meanwhile."""
+
+    before: Vmcb
+    vmcb: Vmcb
+    answer: VmrunAnswer
+    loaded: Mapping[str, int]
+    memory: Mapping[str, bytes] = field(default_factory=dict)
+    teardown: CodeResult | None = None
+    vmsaved: bool = False
+
+    @property
+    def code(self) -> int:
+        """EXITCODE, 64 bits."""
+        return self.vmcb["exitcode"]
+
+    @property
+    def info1(self) -> int:
+        """EXITINFO1."""
+        return self.vmcb["exitinfo1"]
+
+    @property
+    def info2(self) -> int:
+        """EXITINFO2."""
+        return self.vmcb["exitinfo2"]
+
+    @property
+    def rip(self) -> int:
+        """The guest RIP that #VMEXIT saved."""
+        return self.vmcb["rip"]
+
+    @property
+    def events(self) -> list[Fault]:
+        """The exceptions and interrupts that L1 took around this VMRUN."""
+        return self.answer.events
+
+    @property
+    def host_changes(self) -> dict[str, tuple[int, int]]:
+        """Host state that differs: name -> (before VMRUN, right after #VMEXIT)."""
+        return self.answer.host_changes
+
+    @property
+    def regs(self) -> dict[str, int]:
+        """All GPRs at the exit; RAX and RSP from the VMCB."""
+        values = {name: self.loaded.get(name, GPR_FILL + number) for number, name in enumerate(GPR_NAMES)}
+        values |= self.answer.registers
+        return values | {"rax": self.vmcb["rax"], "rsp": self.vmcb["rsp"]}
+
+    @property
+    def fault(self) -> Fault | None:
+        """The exception that VMRUN itself raised in L1, if it did."""
+        if not self.answer.result & VmrunResult.FAULTED:
+            return None
+        return next((event for event in self.events if event.phase is Phase.VMRUN), None)
+
+    def summary(self) -> str:
+        """The outcome in one line."""
+        if self.fault:
+            return f"VMRUN raised {fault_text(self.fault)} in L1"
+        name = "VMEXIT_INVALID" if self.code & INVALID_LOW == INVALID_LOW else exit_name(self.code)
+        watchdog = ", ended by the watchdog" if self.answer.result & VmrunResult.WATCHDOG else ""
+        return f"{name} at RIP {hexadecimal(self.rip, 16)}{watchdog}"
+
+    @property
+    def is_invalid(self) -> Match:
+        """True if VMRUN ended in VMEXIT_INVALID without running L2.
+
+        Only the low 32 bits of EXITCODE are asked here: that all 64 are ones is core.checks.exitcode_is_64_bit's to
+        say,
+        so that one deviation is reported once.
+        """
+        rows = [
+            self._not_faulted(),
+            compare("EXITCODE[31:0]", INVALID_LOW, self.code & INVALID_LOW, width_bytes=4, describe=_say_code),
+        ]
+        return Match(f"VMEXIT_INVALID was expected; {self.summary()}", rows)
+
+    @property
+    def ran(self) -> Match:
+        """True if L2 was entered: VMRUN neither faulted nor ended in VMEXIT_INVALID."""
+        invalid = self.code & INVALID_LOW == INVALID_LOW
+        row = Row(
+            "EXITCODE", "any exit but VMEXIT_INVALID", hexadecimal(self.code, 16), exit_name(self.code), not invalid
+        )
+        return Match(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row])
+
+    def vmrun_faults(self, vector: str, error: int | None = None) -> Match:
+        """True if VMRUN itself raised that exception in L1, with that error code (None: it pushes none)."""
+        return fault_match(f"{vector} from VMRUN in L1 was expected; {self.summary()}", self.fault, vector, error)
+
+    def matches(
+        self,
+        *,
+        regs: Mapping[str, Expected] | None = None,
+        host: Mapping[str, Expected] | None = None,
+        fields: Mapping[str, Expected] | None = None,
+        **named: Expected,
+    ) -> Match:
+        """Compares VMCB fields (by name; `code`, `info1`, `info2`, `intinfo` are short for the exit fields),
+        registers and host state.
+
+        `host` compares the value right after #VMEXIT; an item that did not change cannot be told from its value
+        before, so use
+        `unchanged` for it. Raises KeyError for a name that does not exist.
+        """
+        rows = [self._not_faulted()]
+        wanted = {_SHORT.get(name, name).replace("__", "."): value for name, value in named.items()} | dict(
+            fields or {}
+        )
+        for name, expected in wanted.items():
+            width = (vmcb_field(name).bit_width + 7) // 8
+            rows.append(
+                compare(
+                    name,
+                    expected,
+                    self.vmcb[name],
+                    width_bytes=width,
+                    before=self.before[name],
+                    describe=self._describe,
+                )
+            )
+        for name, expected in (regs or {}).items():
+            if name not in GPR_NUMBER:
+                raise KeyError(f"no such register: {name}")
+            at_entry = self.loaded.get(name, GPR_FILL + GPR_NUMBER[name])
+            got, width = self.regs[name], 8
+            halves = isinstance(expected, int) or expected is unchanged
+            if halves and GPR_NUMBER[name] < 8 and not self._in_64_bit_mode:
+                # The upper halves are undefined once a CPU has left 64-bit mode (APM volume 1, 3.1.2).
+                at_entry, got, width = at_entry & LOW_HALF, got & LOW_HALF, 4
+                expected = expected & LOW_HALF if isinstance(expected, int) else expected
+            rows.append(compare(name.upper(), expected, got, width_bytes=width, before=at_entry))
+        for name, expected in (host or {}).items():
+            before, after = self.host_changes.get(name, (0, 0))
+            rows.append(compare(f"L1's {name}", expected, after, width_bytes=8, before=before))
+        return Match(f"after {self.summary()}", rows)
+
+    @property
+    def _in_64_bit_mode(self) -> bool:
+        """Whether L2 was in 64-bit mode at the exit: EFER.LMA and CS.L."""
+        return bool(self.vmcb["efer"] >> 10 & 1 and self.vmcb["cs.attrib"] >> 9 & 1)
+
+    def _describe(self, name: str, value: int) -> str:
+        return _say_code(name, value) if name == "exitcode" else describe(name, value)
+
+    def _not_faulted(self) -> Row:
+        got = f"raised {fault_text(self.fault)} in L1" if self.fault else "ended in #VMEXIT"
+        return Row("VMRUN", "ends in #VMEXIT", got, "", self.fault is None)
+
+
+def _say_code(_name: str, value: int) -> str:
+    return "VMEXIT_INVALID" if value & INVALID_LOW == INVALID_LOW else exit_name(value)
+
+
+def fault_text(fault: Fault | None) -> str:
+    """A fault for people: `#GP[0000h] at 0000_0000_0086_0003h`."""
+    if fault is None:
+        return "no fault"
+    error = "" if fault.error is None else f"[{fault.error:04X}h]"
+    return f"{vector_name(fault.vector)}{error} at {hexadecimal(fault.rip, 16)}"
+
+
+def fault_match(title: str, fault: Fault | None, vector: str, error: int | None, rip: int | None = None) -> Match:
+    """Compares a fault with the vector, error code and RIP expected of it."""
+    wanted = vector_number(vector)
+    got = vector_name(fault.vector) if fault else "none"
+    rows = [Row("exception", vector, got, "", fault is not None and fault.vector == wanted)]
+    shown = "none" if fault is None or fault.error is None else f"{fault.error:04X}h"
+    expected = "none" if error is None else f"{error:04X}h"
+    rows.append(Row("error code", expected, shown, "", fault is not None and fault.error == error))
+    if rip is not None:
+        rows.append(
+            Row(
+                "RIP of the fault",
+                hexadecimal(rip, 16),
+                hexadecimal(fault.rip, 16) if fault else "none",
+                "",
+                fault is not None and fault.rip == rip,
+            )
+        )
+    return Match(title, rows)
+
+
+__all__ = ["VMEXIT", "Exit", "fault_match", "fault_text"]

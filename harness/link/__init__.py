@@ -1,0 +1,1 @@
+"""The line to the executor: frames, lanes, the session that boots and asks it."""

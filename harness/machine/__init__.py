@@ -1,0 +1,1 @@
+"""What a target is, and what all targets are made of: processes, consoles, work folders."""

@@ -1,0 +1,131 @@
+"""What a target is: one way to have an executor running on one L0, with a console to it and a way to reset it.
+
+docs/writing-a-target.md says how to write one. All times are durations in seconds from the call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from mmap import mmap
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+class ConsoleClosed(Exception):
+    """The other end of a console is gone."""
+
+
+class ConsoleTimeout(Exception):
+    """A console took no more bytes by the deadline."""
+
+
+class TargetError(Exception):
+    """A target could not be started. `log` is the end of what it said, bounded and printable."""
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class Console(Protocol):
+    """A line of bytes to and from the executor. It may lose, change and invent bytes; the link copes."""
+
+    def read(self, timeout_s: float) -> bytes:
+        """What has come, waiting up to `timeout_s` for the first byte; b"" if none did. Raises ConsoleClosed."""
+
+    def write(self, data: bytes, deadline_s: float) -> None:
+        """Sends all of `data`. Raises ConsoleClosed, ConsoleTimeout."""
+
+    def close(self) -> None:
+        """Ends it; may be called again."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can do.
+
+    `cpus_max`: how many CPUs a boot may have (TargetOptions.cpus). `disposable`: the machine is the run's own,
+    so scenarios marked dangerous may run. `round_trip_s`: a small request there and back; `boot_deadline_s`:
+    start to hello.
+    """
+
+    shared_memory: bool
+    cpus_max: int
+    disposable: bool
+    boot_deadline_s: float
+    round_trip_s: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Something a target needs and the machine lacks. `package` (Debian) brings it; `why` says what it unlocks."""
+
+    what: str
+    package: str
+    why: str
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What a run says about its target. `workdir` is the target's own, on a local file system."""
+
+    workdir: Path
+    executor_elf: Path
+    disk_image: Path
+    qemu_path: str | None = None
+    bochs_path: str | None = None
+    cpus: int = 1
+    memory_mib: int = 64
+    extra_args: tuple[str, ...] = field(default=())
+    bundle: Path | None = None
+    throttle_baud: int | None = None
+    cpu_model: str | None = None
+    without: tuple[str, ...] = ()
+    """Bits of Fn8000_000A EDX that L1 shall not see (harness/machine/feature_mask.py)."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A target whose L0 can be asked what it said, by another way than the guest's console."""
+
+    def mark_evidence(self, *, trace: bool = False) -> None:
+        """From here on L0's words are the matter of the test that begins; with `trace` in detail. Never raises."""
+
+    def l0_failure(self) -> str | None:
+        """The first line since the mark that says that L0 itself failed (an oops, a panic). Costs nothing."""
+
+    def evidence(self) -> str:
+        """What L0 said since the mark; a few seconds at most, bounded, printable, never raises."""
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """A target that can be lost without having ended: the way there may be cut."""
+
+    def way_lost(self) -> bool:
+        """Whether exit_reason() told of the way alone: the machine ran on, and no test has deviated."""
+
+
+class Target(Protocol):
+    """One machine. start() may follow stop(): a fresh boot."""
+
+    name: str
+
+    @property
+    def version_tuple(self) -> tuple[int, ...]:
+        """The L0's version, to compare; empty if unknown."""
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The files of known deviations, without `.toml`: L0's own, and those of what lies below it."""
+
+    def start(self) -> Console: ...
+    def stop(self) -> None: ...
+    def alive(self) -> bool: ...
+    def exit_reason(self) -> str | None: ...
+    def log_tail(self) -> str: ...
+    def lane_memory(self) -> mmap | None: ...
+    def capabilities(self) -> Capabilities: ...
+    def version(self) -> str: ...
+    def command_line(self) -> list[str]: ...
+    def missing(self) -> list[Missing]: ...

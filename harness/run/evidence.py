@@ -1,0 +1,126 @@
+"""What a person needs to find the cause of a failure: compared values, the guest's code, the last frames, the
+target's log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from iced_x86 import Decoder, Formatter, FormatterSyntax
+
+from harness.guest.guest import BITS, Guest
+from harness.guest.l1 import L1
+from harness.judge.clauses import Clause
+from harness.judge.exit import Exit
+from harness.judge.expect import Match, hexadecimal
+from harness.judge.verdict import Attempt, ClauseVerdict
+from harness.record import CodeLine, Evidence, Fresh, Row
+from harness.text import visible
+
+CODE_LINES_MAX = 40
+L0_LINES = 8  # of the beginning and of the end of what L0 said, on a terminal
+
+
+def gather(attempt: Attempt, l1: L1, l0_log: str = "") -> list[Evidence]:
+    """The evidence of an attempt that deviated, the test's own mismatch first. `l0_log` stands with the first."""
+    gathered = []
+    code = disassemble(l1.guests[-1], l1.last_exit) if l1.guests else []
+    title = attempt.mismatch.title if attempt.mismatch is not None else attempt.reason
+    rows = rows_of(attempt.mismatch) if attempt.mismatch is not None else []
+    if attempt.verdict != "PASS":
+        gathered.append(Evidence(title=title, rows=rows, code=code, frames=attempt.frames, log=attempt.log))
+    for match in attempt.universal.values():
+        gathered.append(Evidence(title=match.title, rows=rows_of(match), code=[] if gathered else code))
+    if gathered and l0_log:
+        gathered[0] = replace(gathered[0], l0_log=l0_log)
+    return gathered
+
+
+def rows_of(match: Match) -> list[Row]:
+    """A comparison's rows as the run record keeps them."""
+    return [
+        Row(name=row.name, expected=row.expected, got=row.got, meaning=row.meaning, ok=row.ok) for row in match.rows
+    ]
+
+
+def disassemble(guest: Guest, exit: Exit | None) -> list[CodeLine]:
+    """The guest's code, with labels and the place where RIP stood at the exit marked."""
+    bits = BITS[guest.mode]
+    start = 0 if bits == 16 else guest.code_base
+    names: dict[int, list[str]] = {}
+    for name, address in guest.assembled.labels.items():
+        names.setdefault(address, []).append(name)
+    formatter = Formatter(FormatterSyntax.INTEL)
+    decoder = Decoder(bits, guest.code, ip=start)
+    lines = []
+    for instruction in decoder:
+        at = instruction.ip
+        marks = [f"{name}:" for name in sorted(names.get(at, []))]
+        if exit is not None and exit.rip == at:
+            marks.append("saved RIP")
+        data = guest.code[at - start : at - start + instruction.len]
+        text = formatter.format(instruction)
+        lines.append(CodeLine(addr=hexadecimal(at, 8), bytes=data.hex(" "), text=text, mark=" ".join(marks)))
+        if len(lines) == CODE_LINES_MAX:
+            break
+    return lines
+
+
+def failure_text(
+    verdicts: Sequence[ClauseVerdict],
+    fresh: Fresh,
+    clauses: dict[str, Clause],
+    evidence: Sequence[Evidence],
+    machine: str,
+    rerun: str,
+) -> str:
+    """The failure as text for a terminal: what was expected and got, the code, the clause with its source, how to
+    run it again."""
+    lines = []
+    for verdict in verdicts:
+        if verdict.news not in ("new", "mended", "known"):
+            continue
+        stated = clauses.get(verdict.clause)
+        lines.append(f"{verdict.verdict} ({verdict.news})  {verdict.clause}")
+        if stated:
+            lines += [f"  {stated.statement}", f"  {source_of(stated)}"]
+        if verdict.deviation:
+            lines.append(f"  baseline: {verdict.deviation.reason} [{verdict.deviation.reference}]")
+    if fresh.state == "same":
+        lines.append("seen on a shared boot, and the same on a fresh one")
+    elif fresh.state == "differs":
+        lines.append(
+            f"differs: {fresh.shared_verdict} on a shared boot ({fresh.shared_reason}); the above is on a fresh boot"
+        )
+    for item in evidence:
+        lines += ["", item.title]
+        width = max((len(row.name) for row in item.rows), default=0)
+        for row in item.rows:
+            mark = "  ok " if row.ok else "  NOT"
+            meaning = f"   {row.meaning}" if row.meaning else ""
+            lines.append(f"{mark} {row.name:<{width}}  expected {row.expected}  got {row.got}{meaning}")
+        if item.code:
+            lines.append("  L2 code:")
+            lines += [f"    {line.addr}  {line.bytes:<24} {line.text:<36} {line.mark}".rstrip() for line in item.code]
+        if item.frames:
+            lines += ["  last frames:", *(f"    {frame}" for frame in item.frames[-6:])]
+        if item.log:
+            lines += ["  log:", *(f"    {line}" for line in item.log.splitlines()[-12:])]
+        if item.l0_log:
+            lines += ["  L0:", *(f"    {line}" for line in _ends(item.l0_log.split("\n")))]
+    # What a target said, and its CPUID, may hold anything.
+    return visible("\n".join([*lines, "", f"machine: {machine}", f"again:   {rerun}"]), keep="\n")
+
+
+def _ends(lines: list[str]) -> list[str]:
+    """The first and the last of many lines."""
+    left_out = len(lines) - 2 * L0_LINES
+    if left_out <= 1:
+        return lines
+    return [*lines[:L0_LINES], f"[... {left_out} lines are in the report ...]", *lines[-L0_LINES:]]
+
+
+def source_of(clause: Clause) -> str:
+    """Where a clause stands and who agrees."""
+    hardware = f"; only hardware decides: {clause.hardware}" if clause.hardware else ""
+    return f"AMD64 APM {clause.apm}; {clause.class_}; agree: {', '.join(clause.trust)}{hardware}"

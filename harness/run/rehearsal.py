@@ -1,0 +1,84 @@
+"""Collects the assembly snippets of a run before it starts, so that all are assembled in few processes.
+
+A test's function is called with a stand-in for L1 that notes the code it is given and stops the test at the first
+thing that
+needs a target. What a test assembles later than that is assembled when it is met.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from harness.guest.guest import BITS
+from harness.guest.l1 import BLOBS
+from harness.judge.code import user_text
+from harness.scenario import places
+from harness.scenario.asm import Assembler, Snippet
+
+SNIPPETS_MAX = 50_000
+
+
+class _Stop(Exception):
+    """The rehearsal of one test is over."""
+
+
+class _StandIn:
+    """Looks like an L1 as far as code goes."""
+
+    def __init__(self, snippets: list[Snippet]) -> None:
+        self._snippets = snippets
+
+    def guest(self, code: str, *, mode: str = "long64", **_: Any) -> _GuestStandIn:
+        self._snippets.append(Snippet(code, BITS[mode], 0 if mode == "real16" else places.GUEST_CODE))
+        return _GuestStandIn(self._snippets)
+
+    def code(self, code: str, *_: Any, **__: Any) -> None:
+        self._snippets.append(Snippet(code + "\nret", 64, BLOBS))
+        raise _Stop
+
+    def user_code(self, code: str, *_: Any, **__: Any) -> None:
+        self.code(user_text(code))
+
+    def __getattr__(self, name: str) -> Any:
+        raise _Stop
+
+
+class _GuestStandIn(_StandIn):
+    """A guest, as far as L1's code around it goes."""
+
+    def setup(self, code: str, *_: Any, **__: Any) -> None:
+        self._snippets.append(Snippet(code + "\nret", 64, BLOBS))
+
+    teardown = setup
+
+    def __enter__(self) -> _GuestStandIn:
+        raise _Stop
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        raise _Stop
+
+
+def rehearse(items: Iterable[pytest.Item], assembler: Assembler) -> None:
+    """Assembles what the tests will ask for."""
+    snippets: list[Snippet] = []
+    for item in items:
+        if not isinstance(item, pytest.Function) or "l1" not in item.fixturenames or len(snippets) > SNIPPETS_MAX:
+            continue
+        parameters = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        needed = set(inspect.signature(item.obj).parameters)
+        if needed - set(parameters) != {"l1"}:
+            continue  # it uses another fixture, which only a real run can give
+        try:
+            item.obj(l1=_StandIn(snippets), **{name: parameters[name] for name in needed - {"l1"}})
+        except Exception:
+            continue
+        except pytest.skip.Exception:
+            continue
+    assembler.prefetch(snippets)

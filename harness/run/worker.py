@@ -1,0 +1,204 @@
+"""What one pytest process holds for its whole run: the target, the clauses, the baseline, the run record."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.guest.l1 import Tally
+from harness.judge.baseline import Baseline
+from harness.judge.clauses import Clause, load_clauses
+from harness.link.hello import Hello
+from harness.link.session import Session
+from harness.machine.base import Target, TargetError, TargetOptions
+from harness.machine.leftovers import WorkFolder
+from harness.record import Event, TargetInfo, Universal, Writer
+from harness.scenario.asm import Assembler
+from harness.targets import create
+
+ROOT = Path(__file__).resolve().parents[2]
+EXECUTOR = ROOT / "guest_payloads" / "executor" / "build"
+
+
+class SetupError(Exception):
+    """Something is missing before anything can run. The text is one line for people."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a run."""
+
+    target: str
+    out: Path
+    root: Path = ROOT  # holds suites/ and baselines/
+    worker: str = "main"
+    qemu: str | None = None
+    bochs: str | None = None
+    lane: str = "auto"
+    fresh_boot: str = "dirty"
+    cpus: int = 1
+    dangerous: bool = False
+    baseline: Path | None = None
+    cpu_model: str | None = None
+    without: tuple[str, ...] = ()
+    baud: int | None = None
+
+    def baseline_of(self, target: Target) -> Baseline:
+        """The known deviations of the target at its version. Raises BaselineError."""
+        paths = [self.baseline] if self.baseline else [self.root / "baselines" / f"{n}.toml" for n in target.baselines]
+        return Baseline.load_all(paths, target.version_tuple)
+
+    def options(self, workdir: Path, cpus: int) -> TargetOptions:
+        """What the run says about its target."""
+        return TargetOptions(
+            workdir=workdir,
+            executor_elf=EXECUTOR / "executor.elf",
+            disk_image=EXECUTOR / "disk.img",
+            qemu_path=self.qemu,
+            bochs_path=self.bochs,
+            cpus=cpus,
+            throttle_baud=self.baud,
+            cpu_model=self.cpu_model,
+            without=self.without,
+        )
+
+
+class Worker:
+    """One process' share of a run."""
+
+    def __init__(self, settings: Settings, make_target: Callable[[int], Target] | None = None) -> None:
+        self.settings = settings
+        self.clauses: dict[str, Clause] = load_clauses(settings.root / "suites")
+        self.assembler = Assembler(settings.root / ".nsvm" / "cache" / "asm")
+        self.tallies: dict[str, Tally] = {}
+        self.writer = Writer(settings.out / "run.jsonl")
+        self._workdir = WorkFolder(settings.worker)
+        self._make_target = make_target or self._create
+        self._cpus = settings.cpus
+        self._boots_before = 0
+        self._last_hello: Hello | None = None
+        self._closed = False
+        try:
+            self.target = self._make_target(self._cpus)
+            self.baseline = settings.baseline_of(self.target)
+        except TargetError as error:
+            self._workdir.cleanup()
+            raise SetupError(str(error)) from None
+        self.session = self._session()
+
+    def use_cpus(self, cpus: int) -> None:
+        """Sees to it that the target has that many CPUs: the next boot is another machine where it has not."""
+        if cpus == self._cpus:
+            return
+        self.session.restart(f"a machine with {cpus} CPUs is needed")
+        self._boots_before += self.session.boots
+        self._cpus = cpus
+        release(self.target)
+        self.target = self._make_target(cpus)
+        self.session = self._session()
+
+    def machine(self) -> str:
+        """The machine in one line."""
+        hello = self._hello()
+        if hello is None:
+            return f"{self.target.name}, {self.target.version()}"
+        cpuid = hello.cpuid
+        edx = f"Fn8000_000A EDX {cpuid.svm_bits:08X}h"
+        return f"{self.target.name}, {self.target.version()}; {cpuid.vendor} {cpuid.brand.strip()}, {edx}"
+
+    def rerun(self, test: str) -> str:
+        """The command that runs one test again."""
+        given = {
+            "--qemu": self.settings.qemu,
+            "--bochs": self.settings.bochs,
+            "--cpu": self.settings.cpu_model,
+            "--without": ",".join(self.settings.without),
+            "--baud": str(self.settings.baud or ""),
+        }
+        extra = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
+        extra += " --dangerous" * self.settings.dangerous
+        return f"./nsvm run --target {shlex.quote(self.settings.target)}{extra} {shlex.quote(test)}"
+
+    def write_target(self) -> None:
+        """Writes down what the target is, as soon and as far as it is known."""
+        hello = self._hello()
+        leaves = [] if hello is None else [(*key, *value) for key, value in sorted(hello.cpuid.leaves.items())]
+        self.writer.write(
+            TargetInfo(
+                target=self.settings.target,
+                worker=self.settings.worker,
+                version=self.target.version(),
+                command=self.target.command_line(),
+                baselines=self.target.baselines,
+                executor_build="" if hello is None else hello.build_id.hex(),
+                cpuid=leaves,
+                edx=0 if hello is None else hello.cpuid.svm_bits,
+                boots=self._boots_before + self.session.boots,
+            )
+        )
+
+    def close(self) -> None:
+        """Writes what was counted and ends the target; may be called again.
+
+        The target is ended whatever becomes of the rest: a full disk must leave no machine running and no host held.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with ExitStack() as ending:
+            ending.callback(self._workdir.cleanup)
+            ending.callback(self.writer.close)
+            ending.callback(lambda: release(self.target))
+            ending.callback(self.session.close)
+            for clause, tally in sorted(self.tallies.items()):
+                self.writer.write(
+                    Universal(target=self.settings.target, clause=clause, checked=tally.checked, failed=tally.failed)
+                )
+            if self.session.boots:
+                self.write_target()
+
+    def _hello(self) -> Hello | None:
+        """What L1 said of the machine: at this boot, or at the last one where there is none now."""
+        if self.session.running is not None:
+            self._last_hello = self.session.running.hello
+        return self._last_hello
+
+    def _session(self) -> Session:
+        return Session(self.target, use_lane=self.settings.lane != "serial", on_event=self._event)
+
+    def _event(self, what: str, detail: str) -> None:
+        event = Event(target=self.settings.target, worker=self.settings.worker, what=what, detail=detail)
+        self.writer.write(event)
+
+    def _create(self, cpus: int) -> Target:
+        return create(self.settings.target, self.settings.options(self._workdir.path, cpus))
+
+
+def release(target: Target) -> None:
+    """Gives back what a target holds beyond its boots: a host's lease, an outer machine."""
+    getattr(target, "close", target.stop)()
+
+
+def check_setup(settings: Settings) -> Target:
+    """The target, unstarted, if all that it needs is here. Raises SetupError, which says what is missing."""
+    try:
+        target = create(settings.target, settings.options(Path(tempfile.gettempdir()), settings.cpus))
+        missing = target.missing()
+        if not missing:
+            target.version()  # asks a host, which may not be there
+            target.command_line()  # refuses options that mean nothing to it
+            getattr(target, "claim", lambda: None)()  # a host that somebody else has
+    except KeyError as error:
+        raise SetupError(str(error.args[0])) from None
+    except TargetError as error:
+        raise SetupError(str(error)) from None
+    if getattr(target, "needs_executor", True) and not (EXECUTOR / "executor.elf").exists():
+        raise SetupError(f"the executor is not built: run `make -C {EXECUTOR.parent}` (./nsvm run does)")
+    if missing:
+        named = "; ".join(f"{i.what} (package {i.package}: {i.why})" if i.package else i.what for i in missing)
+        raise SetupError(f"target {settings.target} cannot start here: {named}")
+    return target

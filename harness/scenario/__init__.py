@@ -1,0 +1,1 @@
+"""A scenario as data: steps, memory, places, assembled code."""

@@ -1,0 +1,1 @@
+"""The proof that checks can fail: recorded answers, replayed with lies in them."""

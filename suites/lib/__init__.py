@@ -1,0 +1,1 @@
+"""What suites share: guests, maps and tables that more than one test file is about."""
