@@ -77,7 +77,7 @@ def _set_gate(vector: int, idt: int) -> str:
 def _handler(vector: int, text: str, log: int) -> str:
     has_error = vector in _WITH_ERROR_CODE
     frame = 24 if has_error else 16  # of two registers, and the error code
-    error = f"mov rax, [rsp + 16]\nmov [rcx + 8], rax" if has_error else "mov qword ptr [rcx + 8], -1"
+    error = "mov rax, [rsp + 16]\nmov [rcx + 8], rax" if has_error else "mov qword ptr [rcx + 8], -1"
     moved = "".join(f"mov rax, [rsp + {frame + 8 * n}]\nmov [rcx + {16 + 8 * n}], rax\n" for n in range(4))
     eoi = f"push rcx\nmov ecx, {_EOI:#x}\nmov dword ptr [rcx], 0\npop rcx" if vector >= 32 else ""
     return f"""

@@ -235,7 +235,8 @@ class L1:
             yield second
         except BaseException:
             if self.session.running is not None:
-                with suppress(TargetLost, ExecutorRefused):  # the session sees to the boot; what the block raised counts
+                # What the block raised counts. A CPU that does not end uses up the boot: the session sees to that.
+                with suppress(TargetLost, ExecutorRefused):
                     self._join()
             raise
         second.answers = steps.split_records(self._join().body)

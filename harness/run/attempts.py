@@ -19,7 +19,6 @@ from harness.run.evidence import failure_text, gather
 from harness.run.worker import Worker
 from harness.scenario.asm import AssemblyError
 
-
 PATIENT_US = 2_000_000  # the watchdog of an attempt after one that the executor's own may have ended too soon
 
 
