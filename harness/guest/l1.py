@@ -13,7 +13,7 @@ from harness.guest.guest import BITS, Guest, apply_fields, apply_intercepts
 from harness.judge import universal
 from harness.judge.code import USER_TAIL, CodeResult, MsrResult, user_text
 from harness.judge.exit import Exit
-from harness.judge.expect import Expected, Match, compare
+from harness.judge.expect import Expected, Match, compare, stated
 from harness.link.session import Session
 from harness.scenario import places, steps
 from harness.scenario.asm import Assembled, Assembler, Snippet
@@ -211,7 +211,7 @@ class L1:
         """Compares any other value, so that a failure shows its name."""
         if isinstance(got, bool) or isinstance(expected, bool):
             width_bytes = 1
-        return Match(name, [compare(name, expected, int(got), width_bytes=width_bytes)])
+        return stated(name, [compare(name, expected, int(got), width_bytes=width_bytes)])
 
     def settle(self) -> None:
         """Takes what a test left pending, so that the next one does not."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, unchanged
+from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, stated, unchanged
 from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
 from harness.svm.events import vector_name, vector_number
 from harness.svm.exits import VMEXIT, exit_name
@@ -98,7 +98,7 @@ class Exit:
             self._not_faulted(),
             compare("EXITCODE[31:0]", INVALID_LOW, self.code & INVALID_LOW, width_bytes=4, describe=_say_code),
         ]
-        return Match(f"VMEXIT_INVALID was expected; {self.summary()}", rows)
+        return stated(f"VMEXIT_INVALID was expected; {self.summary()}", rows)
 
     @property
     def ran(self) -> Match:
@@ -107,7 +107,7 @@ class Exit:
         row = Row(
             "EXITCODE", "any exit but VMEXIT_INVALID", hexadecimal(self.code, 16), exit_name(self.code), not invalid
         )
-        return Match(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row])
+        return stated(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row])
 
     def vmrun_faults(self, vector: str, error: int | None = None) -> Match:
         """True if VMRUN itself raised that exception in L1, with that error code (None: it pushes none)."""
@@ -158,7 +158,7 @@ class Exit:
         for name, expected in (host or {}).items():
             before, after = self.host_changes.get(name, (0, 0))
             rows.append(compare(f"L1's {name}", expected, after, width_bytes=8, before=before))
-        return Match(f"after {self.summary()}", rows)
+        return stated(f"after {self.summary()}", rows)
 
     @property
     def _in_64_bit_mode(self) -> bool:
@@ -203,7 +203,7 @@ def fault_match(title: str, fault: Fault | None, vector: str, error: int | None,
                 fault is not None and fault.rip == rip,
             )
         )
-    return Match(title, rows)
+    return stated(title, rows)
 
 
 __all__ = ["VMEXIT", "Exit", "fault_match", "fault_text"]
