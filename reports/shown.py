@@ -104,7 +104,8 @@ def _size(evidence: Evidence) -> int:
     """About how many bytes of HTML it takes."""
     rows = sum(160 + sum(min(len(t), 400) for t in (r.name, r.expected, r.got, r.meaning)) for r in evidence.rows)
     code = sum(110 + min(len(c.text), 200) + min(len(c.bytes), 60) for c in evidence.code)
-    return 400 + len(evidence.source) + rows + code + sum(len(f) + 8 for f in evidence.frames) + len(evidence.log) + len(evidence.l0_log)
+    words = len(evidence.source) + len(evidence.log) + len(evidence.l0_log)
+    return 400 + words + rows + code + sum(len(f) + 8 for f in evidence.frames)
 
 
 def shown_deviations(summary: Summary) -> list[ShownDeviation]:

@@ -164,7 +164,7 @@ class Guest:
             teardown = CodeResult(steps.decode_code(records[at]), self._teardown[1], self._teardown[2])
             at += 1
         memory = {name: records[at + n].body for n, name in enumerate(reads)}
-        return Exit(before, Vmcb(after), answer, loaded, memory, teardown, vmsaved)
+        return Exit(before, Vmcb(after), answer, loaded, memory, teardown, vmsaved, self.assembled.labels)
 
 
 def _flags(

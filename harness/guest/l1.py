@@ -80,6 +80,14 @@ class L1:
             if not holds:
                 pytest.skip(reason)
 
+    def either(self, condition: str, *, offered: Expected, absent: Expected) -> Expected:
+        """What to expect both ways round: `nrip=l1.either("NRIPS", offered=guest["next"], absent=unwritten)`.
+
+        `condition` is as in a clause ("NP & !VGIF"), asked of the CPUID that L1 sees. Raises ValueError for a feature
+        that nobody knows. Such a test names the clauses of both sides; the one whose condition holds is judged.
+        """
+        return offered if self.cpuid.evaluate_condition(condition)[0] else absent
+
     def dirty(self, why: str) -> None:
         """This test leaves state behind: the next one gets a boot of its own."""
         self.session.boot.dirty = why

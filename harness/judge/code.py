@@ -10,6 +10,7 @@ from harness.judge.expect import Match, Row, compare, stated
 from harness.scenario import places
 from harness.scenario.asm import Assembled
 from harness.scenario.steps import CodeAnswer, Fault
+from harness.svm.events import vector_name
 
 USER_TAIL = "nsvm_user_end"
 
@@ -53,10 +54,11 @@ class CodeResult:
         """One register at the end; one that was never loaded nor changed is zero."""
         return self.regs.get(name, 0)
 
-    def faults(self, vector: str, error: int | None = None, *, at: str | None = None) -> Match:
+    def faults(self, vector: str | int, error: int | None = None, *, at: str | None = None) -> Match:
         """True if the code was ended by that exception, with that error code (None: none is pushed), at that label."""
         rip = self[at] if at else None
-        return fault_match(f"{vector} in L1 was expected; {fault_text(self.fault)}", self.fault, vector, error, rip)
+        name = vector if isinstance(vector, str) else vector_name(vector)
+        return fault_match(f"{name} in L1 was expected; {fault_text(self.fault)}", self.fault, vector, error, rip)
 
     @property
     def returned(self) -> Match:
@@ -85,7 +87,7 @@ class MsrResult:
             rows.append(compare("value", expected, self.value, width_bytes=8))
         return stated(self.name, rows)
 
-    def faults(self, vector: str, error: int | None = None) -> Match:
+    def faults(self, vector: str | int, error: int | None = None) -> Match:
         """True if it raised that exception."""
         return fault_match(self.name, self.fault, vector, error)
 

@@ -70,7 +70,7 @@ class Comparisons:
         """A test has a comparison in its hands; `frame` made it, or is of the harness and was called for it."""
         while frame is not None and frame.f_code.co_filename.startswith(HARNESS):
             frame = frame.f_back
-        chain = []
+        chain: list[tuple[FrameType, int]] = []
         while frame is not None and len(chain) < CALLERS_MAX:
             chain.append((frame, frame.f_lineno))
             frame = frame.f_back

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, stated, unchanged
 from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
 from harness.svm.events import vector_name, vector_number
-from harness.svm.exits import VMEXIT, exit_name
+from harness.svm.exits import VMEXIT, describe_error_code, describe_info, exit_name
+from harness.svm.features import nearest
 from harness.svm.vmcb import Vmcb, describe
 from harness.svm.vmcb import field as vmcb_field
 
@@ -33,6 +34,7 @@ class Exit:
     memory: Mapping[str, bytes] = field(default_factory=dict)
     teardown: CodeResult | None = None
     vmsaved: bool = False
+    labels: Mapping[str, int] = field(default_factory=dict)  # of L2's code
 
     @property
     def code(self) -> int:
@@ -109,9 +111,20 @@ class Exit:
         )
         return stated(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row])
 
-    def vmrun_faults(self, vector: str, error: int | None = None) -> Match:
+    def vmrun_faults(self, vector: str | int, error: int | None = None) -> Match:
         """True if VMRUN itself raised that exception in L1, with that error code (None: it pushes none)."""
-        return fault_match(f"{vector} from VMRUN in L1 was expected; {self.summary()}", self.fault, vector, error)
+        return fault_match(
+            f"{_exception(vector)} from VMRUN in L1 was expected; {self.summary()}", self.fault, vector, error
+        )
+
+    def reached(self, label: str, **fields: Any) -> Match:
+        """True if L2 got to the VMMCALL at this label of its code, and the rest is as `matches` has it.
+
+        Raises KeyError for a label that the code does not have.
+        """
+        if label not in self.labels:
+            raise KeyError(f"L2's code has no label {label!r}{nearest(label, self.labels)}")
+        return self.matches(code=VMEXIT.VMMCALL, rip=self.labels[label], **fields)
 
     def matches(
         self,
@@ -166,7 +179,11 @@ class Exit:
         return bool(self.vmcb["efer"] >> 10 & 1 and self.vmcb["cs.attrib"] >> 9 & 1)
 
     def _describe(self, name: str, value: int) -> str:
-        return _say_code(name, value) if name == "exitcode" else describe(name, value)
+        if name == "exitcode":
+            return _say_code(name, value)
+        if name in ("exitinfo1", "exitinfo2"):
+            return describe_info(self.code, int(name[-1]), value)
+        return describe(name, value)
 
     def _not_faulted(self) -> Row:
         got = f"raised {fault_text(self.fault)} in L1" if self.fault else "ended in #VMEXIT"
@@ -177,32 +194,35 @@ def _say_code(_name: str, value: int) -> str:
     return "VMEXIT_INVALID" if value & INVALID_LOW == INVALID_LOW else exit_name(value)
 
 
+def _exception(vector: str | int) -> str:
+    return vector if isinstance(vector, str) else vector_name(vector)
+
+
 def fault_text(fault: Fault | None) -> str:
-    """A fault for people: `#GP[0000h] at 0000_0000_0086_0003h`."""
+    """A fault for people: `#GP[0000h] at 0000_0000_0086_0003h`, `#PF[0002h RW] at ...`."""
     if fault is None:
         return "no fault"
-    error = "" if fault.error is None else f"[{fault.error:04X}h]"
+    bits = "" if fault.error is None else describe_error_code(fault.vector, fault.error)
+    error = "" if fault.error is None else f"[{fault.error:04X}h{bits and ' ' + bits}]"
     return f"{vector_name(fault.vector)}{error} at {hexadecimal(fault.rip, 16)}"
 
 
-def fault_match(title: str, fault: Fault | None, vector: str, error: int | None, rip: int | None = None) -> Match:
-    """Compares a fault with the vector, error code and RIP expected of it."""
-    wanted = vector_number(vector)
+def fault_match(title: str, fault: Fault | None, vector: str | int, error: int | None, rip: int | None = None) -> Match:
+    """Compares a fault with the vector (`GP` or "#GP"), error code and RIP expected of it."""
+    wanted = vector_number(vector) if isinstance(vector, str) else int(vector)
     got = vector_name(fault.vector) if fault else "none"
-    rows = [Row("exception", vector, got, "", fault is not None and fault.vector == wanted)]
-    shown = "none" if fault is None or fault.error is None else f"{fault.error:04X}h"
+    rows = [Row("exception", vector_name(wanted), got, "", fault is not None and fault.vector == wanted)]
+    shown, bits = "none", ""
+    if fault is not None and fault.error is not None:
+        shown, bits = f"{fault.error:04X}h", describe_error_code(fault.vector, fault.error)
     expected = "none" if error is None else f"{error:04X}h"
-    rows.append(Row("error code", expected, shown, "", fault is not None and fault.error == error))
+    agrees = fault is not None and fault.error == error
+    if error and not agrees and (said := describe_error_code(wanted, error)):
+        bits = f"expected {said}{bits and f'; got {bits}'}"
+    rows.append(Row("error code", expected, shown, bits, agrees))
     if rip is not None:
-        rows.append(
-            Row(
-                "RIP of the fault",
-                hexadecimal(rip, 16),
-                hexadecimal(fault.rip, 16) if fault else "none",
-                "",
-                fault is not None and fault.rip == rip,
-            )
-        )
+        came = hexadecimal(fault.rip, 16) if fault else "none"
+        rows.append(Row("RIP of the fault", hexadecimal(rip, 16), came, "", fault is not None and fault.rip == rip))
     return stated(title, rows)
 
 

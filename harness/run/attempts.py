@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.guest.l1 import L1
+from harness.judge.clauses import in_force
 from harness.judge.comparisons import HARNESS, Comparisons, noting, surely_asserts
 from harness.judge.expect import Match, Row
 from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
@@ -95,18 +96,19 @@ class Attempts:
         self._item = item
         self._l1 = l1
         self._clauses = clauses
+        self._in_force = clauses
 
     def run(self) -> Decided:
         """Attempts the test; a new deviation seen on a shared boot is repeated on a fresh one, whose verdict counts."""
         first, was_fresh = self._attempt()
-        verdicts = judge(first, self._clauses, self._item.nodeid, self._worker.baseline)
+        verdicts = judge(first, self._in_force, self._item.nodeid, self._worker.baseline)
         fresh = Fresh(state="not-needed")
         last = first
         l0_log = self._l0_evidence() if needs_fresh_boot(verdicts) else ""
         if needs_fresh_boot(verdicts) and not was_fresh and self._worker.settings.fresh_boot != "never":
             self._worker.session.restart("a deviation is repeated on a fresh boot")
             last, _ = self._attempt(trace=True)
-            verdicts = judge(last, self._clauses, self._item.nodeid, self._worker.baseline)
+            verdicts = judge(last, self._in_force, self._item.nodeid, self._worker.baseline)
             same = last.signature() == first.signature()
             fresh = Fresh(state="same" if same else "differs", shared_verdict=first.verdict, shared_reason=first.reason)
             l0_log = self._l0_evidence() or l0_log
@@ -202,11 +204,12 @@ class Attempts:
         return ""
 
     def _skip_where_not_offered(self) -> None:
-        for name in self._clauses:
-            condition = self._worker.clauses[name].condition
-            holds, reason = self._l1.cpuid.evaluate_condition(condition)
-            if not holds:
-                pytest.skip(f"{name} asks for {condition}: {reason}")
+        """Skips where a clause's condition does not hold; of a clause and its contrary, one is in force."""
+        stated = [self._worker.clauses[name] for name in self._clauses]
+        holding, missing = in_force(stated, self._l1.cpuid)
+        if missing:
+            pytest.skip(missing)
+        self._in_force = [one.id for one in holding]
 
 
 def _of_lost(lost: TargetLost, l1: L1) -> Attempt:

@@ -34,9 +34,7 @@ def gather(attempt: Attempt, l1: L1, root: Path, l0_log: str = "") -> list[Evide
     if attempt.verdict != "PASS":
         at, source = (attempt.place.below(root), attempt.place.source) if attempt.place else ("", "")
         gathered.append(
-            Evidence(
-                title=title, at=at, source=source, rows=rows, code=code, frames=attempt.frames, log=attempt.log
-            )
+            Evidence(title=title, at=at, source=source, rows=rows, code=code, frames=attempt.frames, log=attempt.log)
         )
     for match in attempt.universal.values():
         gathered.append(Evidence(title=match.title, rows=rows_of(match), code=[] if gathered else code))

@@ -55,7 +55,7 @@ def turn_before():
 
 def turn_of_a_helper_before():
     for names in ("ab", "cd"):
-        assert any(false(name) if names == "cd" else true(name) for name in names)
+        assert any(false(x) if names == "cd" else true(x) for x in names)
 
 
 def over_lines():
@@ -94,7 +94,7 @@ def all_of_them():
         (one_of_two, ["second"], 'assert true("first") and false("second")'),
         (either, ["first", "second"], 'assert false("first") or false("second")'),
         (turn_before, ["first", "second"], 'assert false("first") or second'),
-        (turn_of_a_helper_before, ["c", "d"], 'assert any(false(name) if names == "cd" else true(name) for name in names)'),
+        (turn_of_a_helper_before, ["c", "d"], 'assert any(false(x) if names == "cd" else true(x) for x in names)'),
         (all_of_them, ["second"], 'assert all([true("first"), false("second"), true("third")])'),
         (over_lines, ["second"], 'assert ( true("first") and false("second") )'),
         (by_a_helper_that_returns_it, ["of the helper"], 'assert helper("of the helper")'),
@@ -126,10 +126,6 @@ def forgotten():
     assert true("asked")
 
 
-def with_a_message_in_brackets():
-    assert (false("never asked"), "a message")  # noqa: F631, PT018
-
-
 def made_needless():
     assert any([true("first"), false("second")])
 
@@ -144,10 +140,6 @@ def kept_and_asked():
     ("test", "source"),
     [
         (forgotten, 'first = false("forgotten")'),
-        pytest.param(
-            with_a_message_in_brackets, 'assert (false("never asked"), "a message")',
-            marks=pytest.mark.filterwarnings("ignore"),
-        ),
         (made_needless, None),
         (kept_and_asked, None),
     ],

@@ -7,7 +7,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from reports import render_all
-from tests.run.test_plugin import suite  # noqa: F401
+from tests.run.test_plugin import TEST, suite  # noqa: F401
+
+pytest_plugins = ["pytester"]
 
 OTHER = """
 [[deviation]]
@@ -60,7 +62,7 @@ def test_a_failure_shows_its_assert_in_terminal_record_junit_and_page(suite, pyt
 
 
 ERRORS = {
-    "never_asked": ("    exit = run(l1)\n    exit.matches(code=VMEXIT.HLT)\n    assert exit.is_invalid or exit.ran", "never asked"),
+    "never_asked": ("    exit = run(l1)\n    exit.matches(code=VMEXIT.HLT)\n    assert exit.ran", "never asked"),
     "brackets": ("    assert (run(l1).matches(code=VMEXIT.HLT), 'a message')", "never asked"),
     "property": ("    exit = run(l1)\n    exit.is_invalid\n    assert exit.ran", "exit.is_invalid"),
     "nothing": ("    run(l1)", "checks nothing"),
@@ -82,7 +84,7 @@ def test_a_test_that_checks_nothing_is_an_error(suite, name):  # noqa: F811
 
 GOOD = {
     "plain": "    assert run(l1).code == VMEXIT.VMMCALL",
-    "in_a_block": "    import contextlib\n    with contextlib.suppress(ValueError):\n        assert run(l1).regs['rax'] >= 0",
+    "in_a_block": "    with pytest.MonkeyPatch.context():\n        assert run(l1).regs['rax'] >= 0",
     "or": "    exit = run(l1)\n    assert exit.ran or exit.is_invalid",
     "any": "    exit = run(l1)\n    assert any([exit.ran, exit.is_invalid])",
 }
@@ -93,3 +95,53 @@ def test_a_test_that_checks_something_passes(suite, name):  # noqa: F811
     _, results, _ = suite(f'\n@clause("core.a")\ndef test_one(l1):\n{GOOD[name]}\n')
 
     assert (results["test_one"]["verdict"], results["test_one"]["reason"]) == ("PASS", "")
+
+
+def test_a_test_may_ask_both_ways_round(suite, pytester):  # noqa: F811
+    with (pytester.path / "suites" / "core" / "clauses.toml").open("a") as clauses:
+        for name, condition in (("there", "NRIPS"), ("not_there", "!NRIPS")):
+            clauses.write(
+                f'[[clause]]\nid = "core.{name}"\nstatement = "{name}"\napm = "15"\ntrust = ["APM"]\n'
+                f'condition = "{condition}"\n'
+            )
+    source = """
+from harness import unwritten
+
+@clause("core.there", "core.not_there")
+def test_one(l1):
+    expected = l1.either("NRIPS", offered=0, absent=unwritten)
+    assert expected in (0, unwritten)
+    assert run(l1).reached("here", nrip=l1.either("NRIPS", offered=unwritten, absent=unwritten))
+
+@clause("core.there", "core.avic")
+def test_two(l1):
+    assert run(l1).reached("here")
+"""
+    _, results, lines = suite(source)
+
+    offered = next(line["edx"] for line in lines if line["kind"] == "target") >> 3 & 1
+    assert results["test_one"]["verdict"] == "PASS"
+    assert results["test_one"]["clauses"] == ["core.there" if offered else "core.not_there"]
+    assert results["test_two"]["verdict"] == "SKIP"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ('condition = "NRPIS"', "condition 'NRPIS': unknown CPU feature 'NRPIS'; did you mean NRIPS?"),
+        ('condition = "NP &"', "a feature name is missing"),
+        ('bit = "NRIP"', "there is no bit 'NRIP' in Fn8000_000A EDX; did you mean NRIPS"),
+    ],
+)
+def test_a_wrong_clause_is_one_error_before_anything_runs(suite, pytester, wrong, said):  # noqa: F811
+    path = pytester.path / "suites" / "core" / "clauses.toml"
+    path.write_text(
+        path.read_text().replace('condition = ""\n', "")
+        + f'[[clause]]\nid = "core.wrong"\nstatement = "x"\napm = "15"\ntrust = ["APM"]\n{wrong}\n'
+    )
+    done, results, _ = suite(TEST.format(asid=1))
+
+    assert (done.ret, results) == (pytest.ExitCode.USAGE_ERROR, {})
+    complaint = [line for line in done.stderr.lines if line.startswith("ERROR")]
+    assert len(complaint) == 1
+    assert "core/clauses.toml: core.wrong: " in complaint[0] and said in complaint[0]
