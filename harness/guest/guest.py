@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.judge.code import CodeResult
@@ -129,6 +129,8 @@ class Guest:
         before = Vmcb(bytearray(self.vmcb.data))
         records = self.l1.execute(Scenario(items), deadline_s, guest=self)
         exit = self._exit(records, vmrun_at, before, loaded, list(reads), vmsave)
+        if rax not in (None, self.vmcb_pa) or self.l1.second_cpu_runs:
+            exit = replace(exit, vmcb_known=False)
         if first or self._live is not None:
             self._live = bytes(exit.vmcb.data)
             self.vmcb = Vmcb(bytearray(exit.vmcb.data))

@@ -64,6 +64,7 @@ class L1:
         self.last_exit: Exit | None = None
         self.digests: list[str] = []
         self.vmruns = 0
+        self.second_cpu_runs = False
         self.undrained = False  # a VMRUN left interrupts pending, or GIF clear
 
     # What L1 sees
@@ -209,7 +210,9 @@ class L1:
             pytest.skip("the target has one CPU; this needs two (--cpus 2)")
         second = SecondCpu()
         self.execute(Scenario([steps.cpu_start(1, items)]))
+        self.second_cpu_runs = True
         yield second
+        self.second_cpu_runs = False
         joined = self.execute(Scenario([steps.cpu_join(1, JOIN_TIMEOUT_US)]))[0]
         second.answers = steps.split_records(joined.body)
 

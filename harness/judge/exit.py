@@ -35,6 +35,7 @@ class Exit:
     teardown: CodeResult | None = None
     vmsaved: bool = False
     labels: Mapping[str, int] = field(default_factory=dict)  # of L2's code
+    vmcb_known: bool = True  # `before` is what VMRUN read: its operand, which nobody wrote meanwhile
 
     @property
     def code(self) -> int:
