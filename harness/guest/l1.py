@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,11 +14,11 @@ from harness.judge import universal
 from harness.judge.code import USER_TAIL, CodeResult, MsrResult, user_text
 from harness.judge.exit import Exit
 from harness.judge.expect import Expected, Match, compare, stated
-from harness.link.session import Session
+from harness.link.session import ExecutorRefused, Session
 from harness.scenario import places, steps
 from harness.scenario.asm import Assembled, Assembler, Snippet
 from harness.scenario.scenario import PAGE, Item, Scenario, memory
-from harness.scenario.steps import Fault, RaiseKind, Record, Step
+from harness.scenario.steps import Fault, RaiseKind, Record, Step, VmrunAnswer
 from harness.svm import Cpuid, Vmcb
 
 BLOBS = places.L1_CODE + 16  # the first bytes hold a lone RET, for restore_step
@@ -256,6 +256,24 @@ class L1:
             scenario = Scenario([*pending, *scenario.items])
         self.digests.append(scenario.digest())
         return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
+
+    def host_at_vmrun(self, answer: VmrunAnswer, cpu: int = 0) -> Callable[[], dict[str, int]]:
+        """What asks the executor for the host state that it has kept of this VMRUN; see Exit.host."""
+        boot = self.session.boot.number
+
+        def ask() -> dict[str, int]:
+            if not answer.serial:
+                raise LookupError("L1's state was not captured at this VMRUN")
+            if self.session.boot.number != boot:
+                raise LookupError("L1's state at this VMRUN is gone with its boot; ask for it before the target is lost")
+            try:
+                records = self.execute(Scenario([steps.host_state_at(cpu, answer.serial)]))
+            except ExecutorRefused:
+                raise LookupError("L1's state is kept of the last 64 VMRUNs; ask for it earlier") from None
+            self.digests.pop()  # it is no scenario of the test's own
+            return steps.decode_host_state(records[0])
+
+        return ask
 
     def judge(self, exit: Exit, guest: Guest, *, gif_known: bool) -> None:
         """Asks the universal checks of an exit and remembers what failed: a known row must not hide another one."""

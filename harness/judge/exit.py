@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, stated, unchanged
+from harness.judge.host_state import HostState, host_item
 from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
 from harness.svm.events import vector_name, vector_number
 from harness.svm.exits import VMEXIT, describe_error_code, describe_info, exit_name
@@ -23,6 +25,10 @@ LOW_HALF = 0xFFFF_FFFF
 _SHORT = {"code": "exitcode", "info1": "exitinfo1", "info2": "exitinfo2", "intinfo": "exitintinfo"}
 
 
+def _not_captured() -> dict[str, int]:
+    raise LookupError("L1's state was not captured at this VMRUN")
+
+
 @dataclass(frozen=True)
 class Exit:
     """One VMRUN's outcome: the VMCB before and after, registers, and what happened to L1 meanwhile."""
@@ -35,6 +41,7 @@ class Exit:
     teardown: CodeResult | None = None
     vmsaved: bool = False
     labels: Mapping[str, int] = field(default_factory=dict)  # of L2's code
+    host_at_vmrun: Callable[[], Mapping[str, int]] = _not_captured
     vmcb_known: bool = True  # `before` is what VMRUN read: its operand, which nobody wrote meanwhile
 
     @property
@@ -66,6 +73,15 @@ class Exit:
     def host_changes(self) -> dict[str, tuple[int, int]]:
         """Host state that differs: name -> (before VMRUN, right after #VMEXIT)."""
         return self.answer.host_changes
+
+    @cached_property
+    def host(self) -> HostState:
+        """L1's state right after #VMEXIT, whole: `exit.host["CR3"]`, MSRs by name or number; `exit.host.before` is that
+        at VMRUN. The executor is asked for it once.
+
+        Raises LookupError if it was not captured, or is one of too many VMRUNs ago. See HostState for KeyError.
+        """
+        return HostState(self.host_at_vmrun(), self.host_changes)
 
     @property
     def regs(self) -> dict[str, int]:
@@ -131,16 +147,15 @@ class Exit:
         self,
         *,
         regs: Mapping[str, Expected] | None = None,
-        host: Mapping[str, Expected] | None = None,
+        host: Mapping[str, Expected] | Mapping[int, Expected] | Mapping[str | int, Expected] | None = None,
         fields: Mapping[str, Expected] | None = None,
         **named: Expected,
     ) -> Match:
         """Compares VMCB fields (by name; `code`, `info1`, `info2`, `intinfo` are short for the exit fields),
         registers and host state.
 
-        `host` compares the value right after #VMEXIT; an item that did not change cannot be told from its value
-        before, so use
-        `unchanged` for it. Raises KeyError for a name that does not exist.
+        `host` compares the value right after #VMEXIT; its names are those of `exit.host`. Raises KeyError, with the
+        nearest name, for one that does not exist.
         """
         rows = [self._not_faulted()]
         wanted = {_SHORT.get(name, name).replace("__", "."): value for name, value in named.items()} | dict(
@@ -160,7 +175,7 @@ class Exit:
             )
         for name, expected in (regs or {}).items():
             if name not in GPR_NUMBER:
-                raise KeyError(f"no such register: {name}")
+                raise KeyError(f"no such register: {name!r}{nearest(name, GPR_NUMBER)}")
             at_entry = self.loaded.get(name, GPR_FILL + GPR_NUMBER[name])
             got, width = self.regs[name], 8
             halves = isinstance(expected, int) or expected is unchanged
@@ -169,8 +184,9 @@ class Exit:
                 at_entry, got, width = at_entry & LOW_HALF, got & LOW_HALF, 4
                 expected = expected & LOW_HALF if isinstance(expected, int) else expected
             rows.append(compare(name.upper(), expected, got, width_bytes=width, before=at_entry))
-        for name, expected in (host or {}).items():
-            before, after = self.host_changes.get(name, (0, 0))
+        for item, expected in (host or {}).items():
+            name = host_item(item)
+            after, before = self.host[item], self.host.before[name]
             rows.append(compare(f"L1's {name}", expected, after, width_bytes=8, before=before))
         return stated(f"after {self.summary()}", rows)
 
