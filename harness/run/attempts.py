@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.guest.l1 import L1
+from harness.guest.needs import NotOffered
 from harness.judge.clauses import in_force
 from harness.judge.comparisons import HARNESS, Comparisons, noting, surely_asserts
 from harness.judge.expect import Match, Row
@@ -18,6 +19,8 @@ from harness.record import BaselineRef, Check, Evidence, Fresh, Result
 from harness.run.evidence import failure_text, gather
 from harness.run.worker import Worker
 from harness.scenario.asm import AssemblyError
+
+PATIENT_US = 2_000_000  # the watchdog of an attempt after one that the executor's own may have ended too soon
 
 
 class Decided:
@@ -123,9 +126,12 @@ class Attempts:
         attempt, was_fresh = self._try(trace=trace)
         if isinstance(attempt.error, TargetLost) and attempt.error.what in ("lost", "missing"):
             attempt, was_fresh = self._try(trace=trace)
+        if attempt.verdict == "FAIL" and self._l1.watchdog_exits:
+            # A busy machine may not have run L2 at all by then, in a fresh boot above all.
+            attempt, was_fresh = self._try(trace=trace, watchdog_us=PATIENT_US)
         return attempt, was_fresh
 
-    def _try(self, *, trace: bool) -> tuple[Attempt, bool]:
+    def _try(self, *, trace: bool, watchdog_us: int = 0) -> tuple[Attempt, bool]:
         marked = self._item.get_closest_marker
         worker, l1 = self._worker, self._l1
         try:
@@ -134,7 +140,7 @@ class Attempts:
             was_fresh = self._prepare_boot(wants_own=marked("fresh_boot") is not None)
         except TargetLost as lost:
             return _of_lost(lost, l1), True
-        l1.reset()
+        l1.reset(watchdog_us=watchdog_us)
         watched = worker.target if isinstance(worker.target, Watched) else None
         if watched is not None:
             watched.mark_evidence(trace=trace)
@@ -179,9 +185,10 @@ class Attempts:
             except TargetLost as lost:
                 return _of_lost(lost, self._l1)
             except AssertionError as error:
-                return _of_assertion(error, comparisons)
-            except pytest.skip.Exception as skipped:
-                return Attempt("SKIP", str(skipped.msg))
+                failed = _of_assertion(error, comparisons)
+                return replace(failed, reason="; ".join([*self._l1.watchdog_exits[-1:], failed.reason]))
+            except (pytest.skip.Exception, NotOffered) as skipped:
+                return Attempt("SKIP", str(skipped))
             except (KeyboardInterrupt, SystemExit):
                 raise
             except (ExecutorRefused, AssemblyError) as error:
