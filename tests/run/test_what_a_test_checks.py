@@ -145,3 +145,25 @@ def test_a_wrong_clause_is_one_error_before_anything_runs(suite, pytester, wrong
     complaint = [line for line in done.stderr.lines if line.startswith("ERROR")]
     assert len(complaint) == 1
     assert "core/clauses.toml: core.wrong: " in complaint[0] and said in complaint[0]
+
+
+HOST = """
+@clause("core.a")
+def test_one(l1):
+    first, second = run(l1), run(l1)
+    assert second.matches(host={{"{name}": 0x1000}}) and first.host["LSTAR"] == 5
+    assert first.host[0xC000_0080] == 0x1D00
+"""
+
+
+def test_what_vmrun_left_alone_is_compared_with_its_real_value(suite):  # noqa: F811
+    _, results, _ = suite(HOST.format(name="CR3"))
+
+    assert (results["test_one"]["verdict"], results["test_one"]["reason"]) == ("PASS", "")
+
+
+def test_a_host_item_that_does_not_exist_is_an_error(suite):  # noqa: F811
+    _, results, _ = suite(HOST.format(name="CR33"))
+
+    assert results["test_one"]["verdict"] == "ERROR"
+    assert "did you mean CR3" in results["test_one"]["reason"]
