@@ -24,8 +24,8 @@ def _vmrun(s: State) -> Finding:
 def _msrpm(s: State) -> Finding:
     end = (s["msrpm_base_pa"] & ~_PAGE_OFFSET) + MSRPM_SIZE
     limit = 1 << s.cpuid.maxphyaddr
-    # A map that ends exactly at the limit: public tests expect a refusal, the APM's wording can be read both ways. Nor is
-    # it written whether a map is looked at whose intercept is clear.
+    # A map that ends exactly at the limit: public tests expect a refusal, the APM's wording can be read both ways. Nor
+    # is it written whether a map is looked at whose intercept is clear.
     asked = s.vmcb.intercepts("msr")
     return broken_if(asked and end > limit, unsure=end >= limit)
 
@@ -134,7 +134,8 @@ def _x2avic(s: State) -> Finding:
 
 
 _ENABLES: tuple[tuple[str, str], ...] = (  # LBR is left out: unadvertised, it is plainly ignored
-    ("np_enable", "NP"), ("avic_enable", "AVIC"), ("x2avic_enable", "x2AVIC"), ("v_gif_enable", "VGIF"), ("v_nmi_enable", "VNMI"),
+    ("np_enable", "NP"), ("avic_enable", "AVIC"), ("x2avic_enable", "x2AVIC"), ("v_gif_enable", "VGIF"),
+    ("v_nmi_enable", "VNMI"),
     ("sev_enable", "SEV"), ("sev_es_enable", "SEV-ES"), ("gmet_enable", "GMET"), ("sss_check_enable", "SSSCheck"),
     ("vte_enable", "VTE"), ("rogpt_enable", "ROGPT"), ("invlpgb_enable", "TlbiCtl"),
     ("virt_vmload_vmsave", "VmsaveVirt"), ("ibs_virt_enable", "IbsVirt"), ("pmc_virt_enable", "PmcVirt"),

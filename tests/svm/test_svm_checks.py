@@ -148,7 +148,9 @@ CASES = [
     Case("x2avic_without_avic", {"x2avic_enable": 1}, {"x2avic_enable": 1, "avic_enable": 1},
          features=("AVIC", "x2AVIC"), certain=False),
     *(Case("control_unadvertised", {name: 1}, certain=False, name=name)
-      for name in ("np_enable", "avic_enable", "v_gif_enable", "v_nmi_enable", "sev_enable", "gmet_enable", "virt_vmload_vmsave")),
+      for name in ("avic_enable", "v_gif_enable", "v_nmi_enable", "sev_enable", "gmet_enable", "virt_vmload_vmsave")),
+    Case("control_unadvertised", {"np_enable": 1, "n_cr3": 1 << 63, "g_pat": 0}, features=(), certain=False,
+         name="NP not offered"),
     Case("control_reserved", {"np_control": 1 << 63}, {"host_reserved": 1}, certain=False),
     Case("control_reserved", {"vintr": 1 << 10}, certain=False),
     Case("control_reserved", {"int_state": 4}, {"int_state": 1}, certain=False),
