@@ -105,6 +105,8 @@ def _check(s: Source) -> Check:
 def _evidence(s: Source) -> Evidence:
     return Evidence(
         title=s.text("title"),
+        at=s.text("at"),
+        source=s.text("source"),
         rows=tuple(
             Row(
                 name=r.text("name"),
