@@ -47,6 +47,7 @@ def _run_start(s: Source) -> RunStart:
         ),
         python=s.text("python"),
         host=HostInfo(os=host.text("os"), cpu=host.text("cpu")),
+        shuffle=s.whole("shuffle") if s.has("shuffle") else None,
     )
 
 

@@ -28,7 +28,9 @@ class HostInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStart:
-    """The first record. `started` is ISO 8601 with an offset; `argv` is what the user typed."""
+    """The first record. `started` is ISO 8601 with an offset; `argv` is what the user typed; `shuffle` the seed of the
+    order, None for the usual one.
+    """
 
     KIND: ClassVar[str] = "run"
     run_id: str
@@ -38,6 +40,7 @@ class RunStart:
     nsvm: NsvmInfo = field(default_factory=NsvmInfo)
     python: str = ""
     host: HostInfo = field(default_factory=HostInfo)
+    shuffle: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

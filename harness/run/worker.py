@@ -46,6 +46,7 @@ class Settings:
     cpu_model: str | None = None
     without: tuple[str, ...] = ()
     baud: int | None = None
+    shuffle: int | None = None
 
     def baseline_of(self, target: Target) -> Baseline:
         """The known deviations of the target at its version. Raises BaselineError."""
@@ -118,6 +119,7 @@ class Worker:
             "--cpu": self.settings.cpu_model,
             "--without": ",".join(self.settings.without),
             "--baud": str(self.settings.baud or ""),
+            "--shuffle": "" if self.settings.shuffle is None else str(self.settings.shuffle),
         }
         extra = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
         extra += " --dangerous" * self.settings.dangerous
