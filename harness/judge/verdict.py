@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.judge.baseline import Baseline, Deviation
-from harness.judge.expect import Match
+from harness.judge.expect import Match, Row
 from harness.record import worst, worst_news
 
 DEVIATES = ("FAIL", "CRASH", "HANG")
@@ -39,16 +39,23 @@ class ClauseVerdict:
     universal: bool
     summary: str
     deviation: Deviation | None = None
+    rows: tuple[Row, ...] = ()
+    """What differs."""
 
 
-def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baseline) -> list[ClauseVerdict]:
-    """The verdict of each of the test's own clauses, then of each universal clause that fired."""
+def judge(
+    attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baseline, *, after_others: bool = False
+) -> list[ClauseVerdict]:
+    """The verdict of each of the test's own clauses, then of each universal clause that fired. `after_others`: the
+    attempt was seen in a shared boot, and a fresh one does not show it.
+    """
     verdicts = []
+    rows = differing(attempt.mismatch)
     for name in clauses:
         if attempt.verdict in DEVIATES:
-            known = baseline.known(name, test, attempt.verdict, _fields(attempt.mismatch), attempt.reason)
+            known = baseline.known(name, test, attempt.verdict, _said(rows), attempt.reason, after_others=after_others)
             news = "known" if known else "new"
-            verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason, known))
+            verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason, known, rows))
         elif attempt.verdict == "PASS" and (promised := baseline.promised(name, test)):
             verdicts.append(
                 ClauseVerdict(name, "PASS", "mended", False, "passes, but the baseline says it deviates", promised)
@@ -57,14 +64,20 @@ def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baselin
             news = "skipped" if attempt.verdict == "SKIP" else "ok"
             verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason))
     for name, match in attempt.universal.items():
-        known = baseline.known(name, test, "FAIL", _fields(match))
-        summary = next((f"{row.name}: expected {row.expected}, got {row.got}" for row in match.rows if not row.ok), "")
-        verdicts.append(ClauseVerdict(name, "FAIL", "known" if known else "new", True, summary, known))
+        rows = differing(match)
+        known = baseline.known(name, test, "FAIL", _said(rows), after_others=after_others)
+        summary = next((f"{row.name}: expected {row.expected}, got {row.got}" for row in rows), "")
+        verdicts.append(ClauseVerdict(name, "FAIL", "known" if known else "new", True, summary, known, rows))
     return verdicts
 
 
-def _fields(match: Match | None) -> list[str]:
-    return [] if match is None else [row.name for row in match.rows if not row.ok]
+def differing(match: Match | None) -> tuple[Row, ...]:
+    """The rows of a comparison that disagree."""
+    return () if match is None else tuple(row for row in match.rows if not row.ok)
+
+
+def _said(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    return [(row.name, row.got) for row in rows]
 
 
 def overall(verdicts: Sequence[ClauseVerdict]) -> tuple[str, str]:

@@ -100,22 +100,27 @@ def _check(s: Source) -> Check:
         if baseline is None
         else BaselineRef(reason=baseline.text("reason"), reference=baseline.text("reference")),
         summary=s.text("summary"),
+        rows=_rows(s),
+    )
+
+
+def _rows(s: Source) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            name=r.text("name"),
+            expected=r.text("expected"),
+            got=r.text("got"),
+            meaning=r.text("meaning"),
+            ok=r.flag("ok"),
+        )
+        for r in s.subs("rows")
     )
 
 
 def _evidence(s: Source) -> Evidence:
     return Evidence(
         title=s.text("title"),
-        rows=tuple(
-            Row(
-                name=r.text("name"),
-                expected=r.text("expected"),
-                got=r.text("got"),
-                meaning=r.text("meaning"),
-                ok=r.flag("ok"),
-            )
-            for r in s.subs("rows")
-        ),
+        rows=_rows(s),
         code=tuple(
             CodeLine(addr=c.text("addr"), bytes=c.text("bytes"), text=c.text("text"), mark=c.text("mark"))
             for c in s.subs("code")
@@ -146,6 +151,11 @@ def _result(s: Source) -> Result:
             state=fresh.text("state", "not-needed"),
             shared_verdict=fresh.text("shared_verdict"),
             shared_reason=fresh.text("shared_reason"),
+            fresh_verdict=fresh.text("fresh_verdict"),
+            fresh_reason=fresh.text("fresh_reason"),
+            after=fresh.texts("after"),
+            before=fresh.whole("before"),
+            how=fresh.text("how"),
         ),
         rerun=s.text("rerun"),
     )

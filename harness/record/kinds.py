@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 SCHEMA: Final = 1
+AFTER_OTHERS: Final = "after-others"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,18 +97,6 @@ class BaselineRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """What one test said about one clause. `universal` marks a check that every exit undergoes."""
-
-    clause: str
-    verdict: str
-    news: str = "ok"
-    universal: bool = False
-    baseline: BaselineRef | None = None
-    summary: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One value: what was expected, what came, what the difference means."""
 
@@ -116,6 +105,21 @@ class Row:
     got: str = ""
     meaning: str = ""
     ok: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """What one test said about one clause. `universal` marks a check that every exit undergoes; `rows` are those that
+    differ, new or known.
+    """
+
+    clause: str
+    verdict: str
+    news: str = "ok"
+    universal: bool = False
+    baseline: BaselineRef | None = None
+    summary: str = ""
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,11 +148,22 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fresh:
-    """How the verdict on a boot of its own compares with the one in the shared boot: not-needed, same or differs."""
+    """How the verdict on a boot of its own compares with the one in the shared boot.
+
+    `state`: not-needed; same (verdict, rows and what came in them); differs (it deviates there too, in another way);
+    after-others: the result is the shared boot's, a fresh boot (`fresh_verdict`, `fresh_reason`) does not show it.
+    `after` are the fewest earlier tests that were found after which it shows, in order, of the `before` that the boot
+    had seen; `how` says in words what was tried.
+    """
 
     state: str = "not-needed"
     shared_verdict: str = ""
     shared_reason: str = ""
+    fresh_verdict: str = ""
+    fresh_reason: str = ""
+    after: Sequence[str] = ()
+    before: int = 0
+    how: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

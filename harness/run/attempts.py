@@ -14,7 +14,7 @@ from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boo
 from harness.link.session import ExecutorRefused, TargetLost
 from harness.machine.base import Watched
 from harness.record import BaselineRef, Check, Evidence, Fresh, Result
-from harness.run.evidence import failure_text, gather
+from harness.run.evidence import failure_text, gather, rows_of
 from harness.run.worker import Worker
 from harness.scenario.asm import AssemblyError
 
@@ -227,4 +227,5 @@ def _check(verdict: ClauseVerdict) -> Check:
         universal=verdict.universal,
         baseline=BaselineRef(reason=known.reason, reference=known.reference) if known else None,
         summary=verdict.summary,
+        rows=rows_of(verdict.rows),
     )

@@ -10,9 +10,10 @@ from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from harness.guest.guest import BITS, Guest
 from harness.guest.l1 import L1
+from harness.judge import expect
 from harness.judge.clauses import Clause
 from harness.judge.exit import Exit
-from harness.judge.expect import Match, hexadecimal
+from harness.judge.expect import hexadecimal
 from harness.judge.verdict import Attempt, ClauseVerdict
 from harness.record import CodeLine, Evidence, Fresh, Row
 from harness.text import visible
@@ -26,21 +27,19 @@ def gather(attempt: Attempt, l1: L1, l0_log: str = "") -> list[Evidence]:
     gathered = []
     code = disassemble(l1.guests[-1], l1.last_exit) if l1.guests else []
     title = attempt.mismatch.title if attempt.mismatch is not None else attempt.reason
-    rows = rows_of(attempt.mismatch) if attempt.mismatch is not None else []
+    rows = rows_of(attempt.mismatch.rows) if attempt.mismatch is not None else []
     if attempt.verdict != "PASS":
         gathered.append(Evidence(title=title, rows=rows, code=code, frames=attempt.frames, log=attempt.log))
     for match in attempt.universal.values():
-        gathered.append(Evidence(title=match.title, rows=rows_of(match), code=[] if gathered else code))
+        gathered.append(Evidence(title=match.title, rows=rows_of(match.rows), code=[] if gathered else code))
     if gathered and l0_log:
         gathered[0] = replace(gathered[0], l0_log=l0_log)
     return gathered
 
 
-def rows_of(match: Match) -> list[Row]:
-    """A comparison's rows as the run record keeps them."""
-    return [
-        Row(name=row.name, expected=row.expected, got=row.got, meaning=row.meaning, ok=row.ok) for row in match.rows
-    ]
+def rows_of(rows: Sequence[expect.Row]) -> list[Row]:
+    """Rows of a comparison as the run record keeps them."""
+    return [Row(name=row.name, expected=row.expected, got=row.got, meaning=row.meaning, ok=row.ok) for row in rows]
 
 
 def disassemble(guest: Guest, exit: Exit | None) -> list[CodeLine]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.record import BAD_VERDICTS, BaselineRef, Check, Result, Run, worst, worst_news
+from harness.record import AFTER_OTHERS, BAD_VERDICTS, BaselineRef, Check, Result, Run, worst, worst_news
 from harness.summary.category import category, severity
 
 NO_CLAUSE = "(no clause)"
@@ -30,6 +30,11 @@ class Judged:
     def universal(self) -> bool:
         """Whether this is a check that every exit undergoes, not a clause that the test names."""
         return self.check is not None and self.check.universal
+
+    @property
+    def after_others(self) -> bool:
+        """Whether it was seen after other tests of the same boot, and a fresh boot does not show it."""
+        return self.outcome.after_others and self.category != "passed"
 
     @property
     def baseline(self) -> BaselineRef | None:
@@ -72,6 +77,11 @@ class Outcome:
     def universal_only(self) -> bool:
         """Whether it is a known deviation, and nothing deviates but universal checks."""
         return self.category == "known" and all(j.universal for j in self.judged if j.category == "known")
+
+    @property
+    def after_others(self) -> bool:
+        """Whether it deviates after other tests of the same boot only."""
+        return self.result.fresh is not None and self.result.fresh.state == AFTER_OTHERS
 
     @property
     def fresh_differs(self) -> bool:
