@@ -1,4 +1,4 @@
-"""What deviations came to, as the lines of a baseline entry: `got.ROW = [...]`, or `says` where nothing was compared."""
+"""What deviations came to, as lines of a baseline entry: `got.ROW = [...]`, or `says` where nothing was compared."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.add_argument(
         "--shuffle",
         metavar="SEED",
-        help="run the tests in another order, the one that belongs to this number: every test should say the same in it",
+        help="another order of the tests, the one that belongs to this number: every test must say the same in it",
     )
     machine.program_arguments(parser)
     parser.set_defaults(run=run)

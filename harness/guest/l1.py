@@ -80,6 +80,15 @@ class L1:
             if not holds:
                 pytest.skip(reason)
 
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Universal checks meanwhile do not count among those of the run."""
+        counted, self._tallies = self._tallies, {}
+        try:
+            yield
+        finally:
+            self._tallies = counted
+
     def dirty(self, why: str) -> None:
         """This test leaves state behind: the next one gets a boot of its own."""
         self.session.boot.dirty = why

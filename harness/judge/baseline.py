@@ -47,7 +47,8 @@ class Deviation:
     `got` names the rows that may differ ("tlb_control"), and for each what may come (`*` standing for anything):
     another row, and another answer, is news. `fields` names rows in which anything may come. An entry with neither
     excuses whatever the clause's comparison came to.
-    `says` (`*` standing for anything) must stand in the reason of a CRASH, of a HANG, or of a FAIL that compared nothing: another one is news.
+    `says` (`*` standing for anything) must stand in the reason of a CRASH, of a HANG, or of a FAIL that compared
+    nothing: another one is news.
     `sometimes`: it shows by chance, so that a pass is no news. `after_others`: it shows after other tests of the same
     boot and not on a fresh one; it excuses nothing that a fresh boot shows.
     `severity`, `attack` (what an attacker in L1 or L2 gains) and `seen` (versions) make it a finding in

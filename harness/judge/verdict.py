@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.judge.baseline import Baseline, Deviation
 from harness.judge.expect import Match, Row
 from harness.record import worst, worst_news
+
+_NUMBER = re.compile(r"[0-9.]+")
 
 DEVIATES = ("FAIL", "CRASH", "HANG")
 
@@ -24,9 +27,15 @@ class Attempt:
     log: str = ""
     error: BaseException | None = None
 
-    def signature(self) -> tuple[str, tuple[str, ...]]:
-        """What two attempts must share to count as the same."""
-        return self.verdict, tuple(sorted(self.universal))
+    def signature(self) -> tuple[object, ...]:
+        """What two attempts must share to be the same: the verdict, each row that differs, and what came in it."""
+        own: list[object] = [*_said(differing(self.mismatch))] or [_NUMBER.sub("", self.reason)]
+        return self.verdict, *own, *((name, *_said(differing(match))) for name, match in sorted(self.universal.items()))
+
+    def shape(self) -> tuple[object, ...]:
+        """The signature without what came, which may be what an earlier test has left behind."""
+        own = tuple(row.name for row in differing(self.mismatch))
+        return self.verdict, own, tuple(sorted(self.universal))
 
 
 @dataclass(frozen=True)

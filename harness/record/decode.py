@@ -98,7 +98,11 @@ def _check(s: Source) -> Check:
         universal=s.flag("universal"),
         baseline=None
         if baseline is None
-        else BaselineRef(reason=baseline.text("reason"), reference=baseline.text("reference")),
+        else BaselineRef(
+            reason=baseline.text("reason"),
+            reference=baseline.text("reference"),
+            after_others=baseline.flag("after_others"),
+        ),
         summary=s.text("summary"),
         rows=_rows(s),
     )

@@ -90,10 +90,11 @@ class TargetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineRef:
-    """Why a deviation is known."""
+    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows."""
 
     reason: str = ""
     reference: str = ""
+    after_others: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,6 +165,21 @@ class Fresh:
     after: Sequence[str] = ()
     before: int = 0
     how: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """What a reader is told of it, line by line; nothing where there was no need of a fresh boot."""
+        shared = f"{self.shared_verdict} on a shared boot" + (f" ({self.shared_reason})" if self.shared_reason else "")
+        match self.state:
+            case "same":
+                return ["seen on a shared boot, and the same on a fresh one"]
+            case "differs":
+                return [f"differs: {shared}; the above is on a fresh boot"]
+            case "after-others":
+                reason = f" ({self.fresh_reason})" if self.fresh_reason else ""
+                after = [f"  {test}" for test in self.after]
+                return [f"after others: {shared}; {self.fresh_verdict} on a fresh boot{reason}", self.how, *after]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from harness.judge.clauses import Clause
 from harness.judge.exit import Exit
 from harness.judge.expect import hexadecimal
 from harness.judge.verdict import Attempt, ClauseVerdict
-from harness.record import CodeLine, Evidence, Fresh, Row
+from harness.record import AFTER_OTHERS, CodeLine, Evidence, Fresh, Row
 from harness.text import visible
 
 CODE_LINES_MAX = 40
@@ -80,17 +80,14 @@ def failure_text(
         if verdict.news not in ("new", "mended", "known"):
             continue
         stated = clauses.get(verdict.clause)
-        lines.append(f"{verdict.verdict} ({verdict.news})  {verdict.clause}")
+        excused = verdict.deviation is not None and not verdict.deviation.after_others
+        after = " after others" if fresh.state == AFTER_OTHERS and not excused else ""
+        lines.append(f"{verdict.verdict}{after} ({verdict.news})  {verdict.clause}")
         if stated:
             lines += [f"  {stated.statement}", f"  {source_of(stated)}"]
         if verdict.deviation:
             lines.append(f"  baseline: {verdict.deviation.reason} [{verdict.deviation.reference}]")
-    if fresh.state == "same":
-        lines.append("seen on a shared boot, and the same on a fresh one")
-    elif fresh.state == "differs":
-        lines.append(
-            f"differs: {fresh.shared_verdict} on a shared boot ({fresh.shared_reason}); the above is on a fresh boot"
-        )
+    lines += fresh.words
     for item in evidence:
         lines += ["", item.title]
         width = max((len(row.name) for row in item.rows), default=0)

@@ -34,7 +34,12 @@ class Judged:
     @property
     def after_others(self) -> bool:
         """Whether it was seen after other tests of the same boot, and a fresh boot does not show it."""
-        return self.outcome.after_others and self.category != "passed"
+        return self.outcome.after_others and (self.category == "new" or (self.category == "known" and self.marked))
+
+    @property
+    def marked(self) -> bool:
+        """Whether the entry that knows it speaks of what shows after other tests."""
+        return self.baseline is not None and self.baseline.after_others
 
     @property
     def baseline(self) -> BaselineRef | None:
@@ -77,6 +82,11 @@ class Outcome:
     def universal_only(self) -> bool:
         """Whether it is a known deviation, and nothing deviates but universal checks."""
         return self.category == "known" and all(j.universal for j in self.judged if j.category == "known")
+
+    @property
+    def word(self) -> str:
+        """The verdict, and whether it shows after other tests only."""
+        return f"{self.verdict} after others" if self.after_others else self.verdict
 
     @property
     def after_others(self) -> bool:
