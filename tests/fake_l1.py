@@ -37,6 +37,7 @@ class FakeL1:
         self.outcome = outcome
         self.memory = bytearray(MEMORY_SIZE)
         self.vmruns = 0
+        self.watchdog_us = 0  # of the last VMRUN
         self.msrs: dict[int, int] = {}
 
     def respond(self, steps: bytes) -> bytes:
@@ -86,7 +87,7 @@ class FakeL1:
 
     def _vmrun(self, body: bytes) -> tuple[Status, bytes]:
         self.vmruns += 1
-        (rax,) = struct.unpack_from("<Q", body)
+        rax, _, self.watchdog_us = struct.unpack_from("<QII", body)
         page = slice(rax & ~0xFFF, (rax & ~0xFFF) + 4096)
         before = Vmcb(self.memory[page])
         outcome = self.outcome(before.copy())

@@ -9,11 +9,13 @@ u32 cpu_apic_ids[CPUS_MAX];
 static volatile u32 state;
 static u8 list[CPU2_LIST_MAX] NOINIT, answer[CPU2_LIST_MAX] NOINIT;
 static u32 list_size, answer_size;
+static run_steps_t *run_list;    /* the interpreter, which knows this file */
 extern u8 trampoline_start[], trampoline_end[];
 void cpu2_main(void);
 
-void start_cpu2(void)
+void start_cpu2(run_steps_t *run)
 {
+    run_list = run;
     cpu_apic_ids[0] = apic_id();
     if (!features.apic || !find_other_cpu(cpu_apic_ids[0], &cpu_apic_ids[1]))
         return;
@@ -50,7 +52,7 @@ void cpu2_main(void)
             __asm__ volatile("sti; hlt; cli" : : : "memory");
         state = RUNNING;
         struct out out = { answer, 0, sizeof(answer), 0 };
-        run_steps(list, list_size, &out);
+        run_list(list, list_size, &out);
         answer_size = out.size;
         BARRIER();
         state = DONE;

@@ -27,12 +27,6 @@ static void fill_record(struct fault_record *record, const struct frame *frame, 
     record->cs = (u16)frame->cs;
 }
 
-static void keep_event(struct cpu *cpu, const struct fault_record *record)
-{
-    if (cpu->event_count < EVENTS_MAX)
-        cpu->events[cpu->event_count++] = *record;
-}
-
 /* Phase 1 covers what runs up to VMRUN; RIP tells VMRUN itself and the boundary after #VMEXIT apart from it.
  * An interrupt with RIP at VMRUN was taken before VMRUN began. */
 static u8 phase_of(const struct cpu *cpu, const struct frame *frame, int asynchronous)

@@ -76,6 +76,11 @@ struct frame {
 };
 void take_vector(struct frame *frame);
 
+/* events.c */
+struct out;
+void keep_event(struct cpu *cpu, const struct fault_record *record);
+void put_events(struct out *out, struct cpu *cpu);
+
 /* features.c */
 struct features {
     u8 svm, xsave, apic, nx;
@@ -118,11 +123,11 @@ void wait_us(u32 us);
 int find_other_cpu(u32 own_apic_id, u32 *apic_id);
 
 /* cpu2.c */
+typedef void run_steps_t(const u8 *list, u32 size, struct out *out);
 extern u32 cpu_count;
 extern u32 cpu_apic_ids[CPUS_MAX];
-void start_cpu2(void);
+void start_cpu2(run_steps_t *run);
 u8 cpu2_run(const u8 *list, u32 size);
-struct out;
 u8 cpu2_join(u32 timeout_us, struct out *out);
 
 /* host_state.c */
@@ -168,8 +173,14 @@ u64 get64(struct in *in);
 
 /* steps.c */
 void run_steps(const u8 *list, u32 size, struct out *out);
-void put_events(struct out *out, struct cpu *cpu);
+
+/* memory.c */
 int in_scenario_memory(u64 address, u64 size);
+u8 step_mem_write(struct in *in);
+u8 step_mem_fill(struct in *in);
+u8 step_mem_read(struct in *in, struct out *out);
+u8 step_mem_copy(struct in *in);
+u8 step_tables(struct in *in, struct out *out);
 
 /* code.c, vmrun.c, interrupts.c */
 u8 step_code(struct in *in, struct out *out);
@@ -227,12 +238,14 @@ void send_hello(u8 cause, u16 seq);
 void serve(void) __attribute__((noreturn));
 void reset_machine(void) __attribute__((noreturn));
 
-/* bundle.c, hello.c, link.c */
-void run_bundle(void);
+/* hello.c */
 void put_hello(struct out *out, u8 cause);
+extern u8 lane_request[LANE_REQUEST_SIZE], lane_answer[LANE_ANSWER_SIZE];
+
+/* bundle.c, link.c */
+void run_bundle(void);
 void answer_run(u16 seq, u32 crc, const u8 *list, u32 size);
 void send_message(u8 type, u16 seq, const void *body, u32 size);
 void forget_answer(void);
-extern u8 lane_request[LANE_REQUEST_SIZE], lane_answer[LANE_ANSWER_SIZE];
 
 #endif

@@ -1,6 +1,8 @@
 /* HELLO: what this executor and its machine are. */
 #include "executor.h"
 
+u8 lane_request[LANE_REQUEST_SIZE] NOINIT PAGE_ALIGNED, lane_answer[LANE_ANSWER_SIZE] NOINIT PAGE_ALIGNED;
+
 static u64 boot_id;
 
 /* The TSC alone repeats from boot to boot on a deterministic emulator: the clock chip's time goes in too. */

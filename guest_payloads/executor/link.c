@@ -1,7 +1,6 @@
 /* Messages over the serial line and over the memory lane, exactly once. */
 #include "executor.h"
 
-u8 lane_request[LANE_REQUEST_SIZE] NOINIT PAGE_ALIGNED, lane_answer[LANE_ANSWER_SIZE] NOINIT PAGE_ALIGNED;
 
 static struct decoder decoder;
 static u8 message[FRAME_MAX] NOINIT, encoded[COBS_MAX + 2] NOINIT;

@@ -37,7 +37,9 @@ enum { VECTOR_WATCHDOG = 0xF0, VECTOR_GIF_PROBE = 0xF1, VECTOR_WAKE = 0xF2, VECT
 #define VECTOR_SCENARIO_FIRST 0x30
 #define VECTOR_SCENARIO_LAST 0xEF
 
-enum { CODE_IF = 1 << 0, CODE_LEAVE_STATE = 1 << 1 };
+enum { CODE_IF = 1 << 0, CODE_LEAVE_STATE = 1 << 1, CODE_FLAGS = 3 };
+#define CODE_WATCHDOG_SHIFT 16             /* above it, milliseconds */
+enum { CODE_RESULT_WATCHDOG = 1 << 0 };
 
 enum { VMRUN_VMLOAD = 1 << 0, VMRUN_VMSAVE = 1 << 1, VMRUN_NO_CLGI = 1 << 2, VMRUN_IF = 1 << 3, VMRUN_NO_STGI = 1 << 4,
        VMRUN_NO_GIF_PROBE = 1 << 5, VMRUN_NO_HOST_STATE = 1 << 6, VMRUN_NO_WATCHDOG = 1 << 7, VMRUN_TF = 1 << 8,

@@ -9,6 +9,5 @@ void console_put(const uint8_t *bytes, size_t size);    /* kept until a flush, o
 void console_flush(void);
 size_t console_get(uint8_t *bytes, size_t room);        /* what is there */
 void console_wait(int milliseconds);                    /* until there is input */
-void console_last_words(void);                          /* flushes, as far as that goes at once */
 
 #endif

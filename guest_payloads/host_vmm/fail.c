@@ -6,9 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "console.h"
 #include "host.h"
 
+void (*at_the_end)(void);
 static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
 
 void fail(int status, const char *format, ...)
@@ -16,7 +16,8 @@ void fail(int status, const char *format, ...)
     static char line[1024];
     int saved = errno;
     pthread_mutex_lock(&once);          /* never given back: the process ends */
-    console_last_words();
+    if (at_the_end)
+        at_the_end();
     va_list arguments;
     va_start(arguments, format);
     errno = saved;

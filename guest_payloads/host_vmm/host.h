@@ -23,6 +23,7 @@ enum {
 /* Says one line on stderr and exits. Whichever thread comes first does; the others wait for their end. */
 _Noreturn void fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 _Noreturn void fail_errno(int status, const char *what);
+extern void (*at_the_end)(void);        /* called before that line, if set: the console's last words */
 
 int kvm_main(int count, char **arguments);
 int leash_main(int count, char **arguments);

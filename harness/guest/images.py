@@ -40,3 +40,14 @@ def _image(mode: str, np: bool, cpl: int) -> Vmcb:
         case "prot32":
             return templates.prot32_template(np=np, **flat)
     raise KeyError(f"no such mode: {mode}")
+
+
+def move(image: Vmcb, mode: str, code_base: int, stack_top: int) -> None:
+    """Has the guest begin at another place: RIP and RSP, in real mode the segments and RSP."""
+    if mode == "real16":
+        for segment in ("cs", "ds", "es", "ss"):
+            image[f"{segment}.base"] = code_base
+            image[f"{segment}.selector"] = code_base >> 4
+    else:
+        image["rip"] = code_base
+    image["rsp"] = stack_top

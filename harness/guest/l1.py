@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-import pytest
-
+from harness.guest import handlers as own_handlers
 from harness.guest import images
-from harness.guest.guest import BITS, Guest, apply_fields, apply_intercepts
+from harness.guest.guest import BITS, JOIN_TIMEOUT_US, Guest, Placed, apply_fields, apply_intercepts
+from harness.guest.needs import NotOffered
+from harness.guest.room import Room
 from harness.judge import universal
 from harness.judge.code import USER_TAIL, CodeResult, MsrResult, user_text
 from harness.judge.exit import Exit
 from harness.judge.expect import Expected, Match, compare
-from harness.link.session import Session
+from harness.link.session import ExecutorRefused, Session, TargetLost
 from harness.scenario import places, steps
-from harness.scenario.asm import Assembled, Assembler, Snippet
+from harness.scenario.asm import Assembler, Snippet
 from harness.scenario.scenario import PAGE, Item, Scenario, memory
 from harness.scenario.steps import Fault, RaiseKind, Record, Step
 from harness.svm import Cpuid, Vmcb
 
 BLOBS = places.L1_CODE + 16  # the first bytes hold a lone RET, for restore_step
-JOIN_TIMEOUT_US = 2_000_000
 
 
 @dataclass
@@ -52,8 +52,8 @@ class L1:
         self._deadline_s = deadline_s
         self.reset()
 
-    def reset(self) -> None:
-        """Forgets what this test did so far."""
+    def reset(self, *, watchdog_us: int = 0) -> None:
+        """Forgets what this test did so far. `watchdog_us` is for each VMRUN that sets none (0: the executor's)."""
         self._next_blob = BLOBS
         self._next_page = places.SCRATCH
         # To be done before the next scenario. First: SVM off and on again. Tests of a boot reuse addresses, and an L0
@@ -65,6 +65,9 @@ class L1:
         self.digests: list[str] = []
         self.vmruns = 0
         self.undrained = False  # a VMRUN left interrupts pending, or GIF clear
+        self.watchdog_us = watchdog_us
+        self.watchdog_exits: list[str] = []  # of guests that the executor's own watchdog ended
+        self._room = Room()
 
     # What L1 sees
 
@@ -74,11 +77,16 @@ class L1:
         return self.session.boot.hello.cpuid
 
     def need(self, *features: str) -> None:
-        """Skips the test unless L1 is offered each feature ("NP", "!VGIF")."""
+        """Skips the test unless L1 is offered each feature ("NP", "!VGIF"). Raises NotOffered."""
         for feature in features:
             holds, reason = self.cpuid.evaluate_condition(feature)
             if not holds:
-                pytest.skip(reason)
+                raise NotOffered(reason)
+
+    def need_cpus(self, count: int) -> None:
+        """Skips the test where there are fewer CPUs. Raises NotOffered."""
+        if count > 1 and self.session.boot.hello.cpu_count < count:
+            raise NotOffered("the target has one CPU; this needs two (--cpus 2)")
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -106,25 +114,37 @@ class L1:
         vmcb: Mapping[str, int] | None = None,
         regs: Mapping[str, int] | None = None,
         cpl: int = 0,
+        vmcb_pa: int | None = None,
+        code_base: int | None = None,
+        stack_top: int | None = None,
     ) -> Guest:
         """An L2 that will run `code` (GNU as, Intel syntax, assembled for the mode).
 
         `mode` is long64, compat32, pae32, paged32, prot32 or real16. `intercept` and `no_intercept` change the default
         intercepts (VMRUN, VMMCALL, SHUTDOWN, INTR, every exception); `vmcb` sets fields by name, last of all.
-        Raises KeyError for a name that does not exist, AssemblyError for code that does not assemble.
+        Each guest of a test has a VMCB, code and a stack of its own; `vmcb_pa`, `code_base` (in real mode the segment's
+        base, below 1 MiB) and `stack_top` choose other places for them.
+        Raises KeyError for a name that does not exist, AssemblyError for code that does not assemble, MemoryError when
+        there is no room for another guest.
         """
         if mode not in BITS:
             raise KeyError(f"no such mode: {mode}; there are {', '.join(BITS)}")
         real = mode == "real16"
-        assembled = self._assembler.one(Snippet(code, BITS[mode], 0 if real else places.GUEST_CODE))
+        place = self._room.next(real=real)
+        base = place.code_base if code_base is None else code_base
+        top = place.stack_top if stack_top is None else stack_top
+        assembled = self._assembler.one(Snippet(code, BITS[mode], 0 if real else base))
+        if code_base is None:
+            self._room.fill(place, len(assembled.code))
         image = self.vmcb_image(mode, np=np, cpl=cpl)
         template = bytes(image.data)
+        images.move(image, mode, base, top)
         registers = dict(regs or {})
         apply_intercepts(image, intercept, no_intercept)
         apply_fields(image, {name: registers[name] for name in ("rax", "rsp") if name in registers})
         apply_fields(image, vmcb or {})
-        base = places.LOW_GUEST if real else places.GUEST_CODE
-        guest = Guest(self, assembled, base, mode, template, image, registers)
+        pa = place.vmcb_pa if vmcb_pa is None else vmcb_pa
+        guest = Guest(self, assembled, base, mode, template, image, registers, pa, top)
         self.guests.append(guest)
         return guest
 
@@ -135,13 +155,21 @@ class L1:
     # L1's own instructions
 
     def code(
-        self, code: str, regs: Mapping[str, int] | None = None, *, interrupts: bool = False, keep_state: bool = False
+        self,
+        code: str,
+        regs: Mapping[str, int] | None = None,
+        *,
+        interrupts: bool = False,
+        keep_state: bool = False,
+        handlers: Mapping[int, str] | None = None,
     ) -> CodeResult:
         """Runs 64-bit code in L1 at CPL 0 to its end or to its first fault; a RET is added behind it.
 
         Control registers, DR6, DR7, segments, EFER.SVME and GIF are put back afterwards unless keep_state is set.
+        `interrupts` sets RFLAGS.IF. `handlers` gives vectors L1 code of their own (see harness.guest.handlers); what
+        they took is `taken` of the result.
         """
-        return self._code(code, regs, interrupts=interrupts, keep_state=keep_state, tail=None)
+        return self._code(code, regs, interrupts=interrupts, keep_state=keep_state, tail=None, handlers=handlers)
 
     def user_code(self, code: str, regs: Mapping[str, int] | None = None) -> CodeResult:
         """Runs 64-bit code in L1 at CPL 3."""
@@ -205,14 +233,25 @@ class L1:
 
     @contextmanager
     def on_second_cpu(self, items: list[Step]) -> Iterator[SecondCpu]:
-        """Runs steps on the second CPU while the block runs; skips where there is one CPU only."""
-        if self.session.boot.hello.cpu_count < 2:
-            pytest.skip("the target has one CPU; this needs two (--cpus 2)")
+        """Runs steps on the second CPU while the block runs; skips where there is one CPU only.
+
+        Where the block raises, the CPU is waited for all the same; if it does not end, the boot is used up.
+        """
+        self.need_cpus(2)
         second = SecondCpu()
         self.execute(Scenario([steps.cpu_start(1, items)]))
-        yield second
-        joined = self.execute(Scenario([steps.cpu_join(1, JOIN_TIMEOUT_US)]))[0]
-        second.answers = steps.split_records(joined.body)
+        try:
+            yield second
+        except BaseException:
+            if self.session.running is not None:
+                # What the block raised counts. A CPU that does not end uses up the boot: the session sees to that.
+                with suppress(TargetLost, ExecutorRefused):
+                    self._join()
+            raise
+        second.answers = steps.split_records(self._join().body)
+
+    def _join(self) -> Record:
+        return self.execute(Scenario([steps.cpu_join(1, JOIN_TIMEOUT_US)]))[0]
 
     # What a test states
 
@@ -230,14 +269,18 @@ class L1:
 
     # For Guest and the plugin
 
-    def place_code(self, code: str) -> tuple[Assembled, int, list[Item]]:
-        """Assembles L1 code and finds a place for it: the code, its address, the steps that write it."""
+    def place_code(self, code: str, handlers: Mapping[int, str] | None = None) -> Placed:
+        """Assembles L1 code and finds a place for it. Raises MemoryError when there is no room left."""
+        log = 0
+        if handlers:
+            idt, log = self.scratch(1), self.scratch(1)
+            code = own_handlers.with_handlers(code, handlers, idt, log)
         assembled = self._assembler.one(Snippet(code + "\nret", 64, self._next_blob))
         addr = self._next_blob
         if addr + len(assembled.code) > places.L1_CODE + places.L1_CODE_SIZE:
             raise MemoryError("a test's L1 code does not fit its place")
         self._next_blob += (len(assembled.code) + 15) & ~15
-        return assembled, addr, list(steps.mem_write(addr, assembled.code))
+        return Placed(assembled, addr, list(steps.mem_write(addr, assembled.code)), log)
 
     def restore_step(self) -> Step:
         """A blob that does nothing but have the executor put its own state back."""
@@ -255,10 +298,14 @@ class L1:
         self.digests.append(scenario.digest())
         return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
 
-    def judge(self, exit: Exit, guest: Guest, *, gif_known: bool) -> None:
+    def watchdog_ended(self, what: str) -> None:
+        """The executor's own watchdog ended a guest of this test; a deviation that follows begins with this."""
+        self.watchdog_exits.append(what)
+
+    def judge(self, exit: Exit, guest: Guest, *, gif_known: bool, probes: bool = True) -> None:
         """Asks the universal checks of an exit and remembers what failed: a known row must not hide another one."""
         self.last_exit = exit
-        context = universal.Context(self.cpuid, guest.code, gif_known)
+        context = universal.Context(self.cpuid, guest.code, gif_known, probes)
         for clause, match in universal.judge(exit, context).items():
             tally = self._tallies.setdefault(clause, Tally())
             tally.checked += 1
@@ -271,11 +318,21 @@ class L1:
                 self.universal[clause] = match
 
     def _code(
-        self, code: str, regs: Mapping[str, int] | None, *, interrupts: bool, keep_state: bool, tail: str | None
+        self,
+        code: str,
+        regs: Mapping[str, int] | None,
+        *,
+        interrupts: bool,
+        keep_state: bool,
+        tail: str | None,
+        handlers: Mapping[int, str] | None = None,
     ) -> CodeResult:
         self._next_blob = BLOBS if not self.guests else self._next_blob
-        assembled, addr, items = self.place_code(code)
+        placed = self.place_code(code, handlers)
         loaded = dict(regs or {})
-        items.append(steps.code(addr, loaded, interrupts=interrupts, keep_state=keep_state))
+        items = [*placed.items, steps.code(placed.addr, loaded, interrupts=interrupts, keep_state=keep_state)]
+        if placed.log:
+            items.append(steps.mem_read(placed.log, own_handlers.LOG_BYTES, "handlers"))
         records = self.execute(Scenario(items))
-        return CodeResult(steps.decode_code(records[-1]), assembled, loaded, tail)
+        taken = own_handlers.read_log(records.pop().body) if placed.log else []
+        return CodeResult(steps.decode_code(records[-1]), placed.assembled, loaded, tail, taken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.judge.exit import fault_match, fault_text
 from harness.judge.expect import Match, Row, compare
@@ -22,6 +22,7 @@ class CodeResult:
     assembled: Assembled
     loaded: Mapping[str, int]
     tail: str | None = None  # a label whose #UD means that the code came to its end (CPL 3)
+    taken: list[Fault] = field(default_factory=list)  # what the code's own handlers took, in order
 
     def __getitem__(self, label: str) -> int:
         return self.assembled.labels[label]

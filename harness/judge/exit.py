@@ -33,6 +33,7 @@ class Exit:
     memory: Mapping[str, bytes] = field(default_factory=dict)
     teardown: CodeResult | None = None
     vmsaved: bool = False
+    l1: CodeResult | None = None  # the L1 code that made VMRUN itself (guest.run_in)
 
     @property
     def code(self) -> int:
@@ -70,6 +71,16 @@ class Exit:
         values = {name: self.loaded.get(name, GPR_FILL + number) for number, name in enumerate(GPR_NAMES)}
         values |= self.answer.registers
         return values | {"rax": self.vmcb["rax"], "rsp": self.vmcb["rsp"]}
+
+    @property
+    def msr(self) -> int:
+        """EDX:EAX at the exit: what RDMSR gave, or RDTSC, RDPMC or XGETBV (see harness.guest.snippets.read_msr)."""
+        return (self.regs["rdx"] & LOW_HALF) << 32 | self.regs["rax"] & LOW_HALF
+
+    @property
+    def by_watchdog(self) -> bool:
+        """Whether the executor's watchdog ended L2."""
+        return bool(self.answer.result & VmrunResult.WATCHDOG) and self.code == VMEXIT.INTR
 
     @property
     def fault(self) -> Fault | None:
@@ -170,7 +181,10 @@ class Exit:
 
     def _not_faulted(self) -> Row:
         got = f"raised {fault_text(self.fault)} in L1" if self.fault else "ended in #VMEXIT"
-        return Row("VMRUN", "ends in #VMEXIT", got, "", self.fault is None)
+        around = self.l1.fault if self.l1 is not None and self.fault is None else None
+        if around is not None:
+            got = f"the L1 code around it raised {fault_text(around)}"
+        return Row("VMRUN", "ends in #VMEXIT", got, "", self.fault is None and around is None)
 
 
 def _say_code(_name: str, value: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.guest.l1 import L1
+from harness.guest.needs import NotOffered
 from harness.judge.expect import take_mismatches
 from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
 from harness.link.session import ExecutorRefused, Past, TargetLost
@@ -21,6 +22,7 @@ from harness.scenario.asm import AssemblyError
 
 RERUN_MAX = 8
 """So many earlier tests stand in the line that runs a test again."""
+PATIENT_US = 2_000_000  # the watchdog of an attempt after one that the executor's own may have ended too soon
 
 
 class Decided:
@@ -174,9 +176,12 @@ class Attempts:
         attempt, was_fresh = self._try(trace=trace)
         if isinstance(attempt.error, TargetLost) and attempt.error.what in ("lost", "missing"):
             attempt, was_fresh = self._try(trace=trace)
+        if attempt.verdict == "FAIL" and self._l1.watchdog_exits:
+            # A busy machine may not have run L2 at all by then, in a fresh boot above all.
+            attempt, was_fresh = self._try(trace=trace, watchdog_us=PATIENT_US)
         return attempt, was_fresh
 
-    def _try(self, *, trace: bool) -> tuple[Attempt, bool]:
+    def _try(self, *, trace: bool, watchdog_us: int = 0) -> tuple[Attempt, bool]:
         marked = self._item.get_closest_marker
         worker, l1 = self._worker, self._l1
         try:
@@ -187,7 +192,7 @@ class Attempts:
             worker.session.test = self._item.nodeid
         except TargetLost as lost:
             return _of_lost(lost, l1), True
-        l1.reset()
+        l1.reset(watchdog_us=watchdog_us)
         take_mismatches()
         watched = worker.target if isinstance(worker.target, Watched) else None
         if watched is not None:
@@ -235,9 +240,10 @@ class Attempts:
             mismatches = take_mismatches()
             mismatch = mismatches[-1] if mismatches else None
             reason = _first_bad_row(mismatch) if mismatch is not None else _one_line(error)
+            reason = "; ".join([*self._l1.watchdog_exits[-1:], reason])
             return Attempt("FAIL", reason, mismatch, error=error)
-        except pytest.skip.Exception as skipped:
-            return Attempt("SKIP", str(skipped.msg))
+        except (pytest.skip.Exception, NotOffered) as skipped:
+            return Attempt("SKIP", str(skipped))
         except (KeyboardInterrupt, SystemExit):
             raise
         except (ExecutorRefused, AssemblyError) as error:

@@ -16,8 +16,8 @@ import pytest
 
 from harness.guest.guest import BITS
 from harness.guest.l1 import BLOBS
+from harness.guest.room import Room
 from harness.judge.code import user_text
-from harness.scenario import places
 from harness.scenario.asm import Assembler, Snippet
 
 SNIPPETS_MAX = 50_000
@@ -32,9 +32,13 @@ class _StandIn:
 
     def __init__(self, snippets: list[Snippet]) -> None:
         self._snippets = snippets
+        self._room = Room()
 
-    def guest(self, code: str, *, mode: str = "long64", **_: Any) -> _GuestStandIn:
-        self._snippets.append(Snippet(code, BITS[mode], 0 if mode == "real16" else places.GUEST_CODE))
+    def guest(self, code: str, *, mode: str = "long64", code_base: int | None = None, **_: Any) -> _GuestStandIn:
+        real = mode == "real16"
+        place = self._room.next(real=real)
+        base = place.code_base if code_base is None else code_base
+        self._snippets.append(Snippet(code, BITS[mode], 0 if real else base))
         return _GuestStandIn(self._snippets)
 
     def code(self, code: str, *_: Any, **__: Any) -> None:

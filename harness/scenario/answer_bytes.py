@@ -49,7 +49,7 @@ def encode_code(answer: CodeAnswer) -> bytes:
     """The body of a CODE's answer."""
     mask, registers = encode_registers(answer.registers)
     fault = encode_fault(answer.fault) if answer.fault is not None else b""
-    head = struct.pack("<HHIQ", mask, len(answer.events), 0, answer.rflags)
+    head = struct.pack("<HHIQ", mask, len(answer.events), answer.watchdog, answer.rflags)
     return fault + head + registers + _faults(answer.events)
 
 

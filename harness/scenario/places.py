@@ -10,7 +10,7 @@ from __future__ import annotations
 ARENA = 0x80_0000
 ARENA_SIZE = 0x100_0000
 
-VMCB = ARENA  # the VMCB of l1.guest()
+VMCB = ARENA  # the VMCB of a test's first guest; GUEST_CODE and GUEST_STACK are its own too
 IOPM = ARENA + 0x1_0000  # 12 KiB of zeros
 MSRPM = ARENA + 0x1_4000  # 8 KiB of zeros
 GUEST_CODE = ARENA + 0x2_0000
@@ -28,7 +28,12 @@ SVM_OFF_AND_ON = ARENA + 0xB_6000  # L1 code: EFER.SVME cleared and set
 TEMPLATES = ARENA + 0xC_0000  # pages uploaded once a boot and copied from
 TEMPLATES_SIZE = 0x4_0000
 SCRATCH = ARENA + 0x10_0000  # handed out page by page to the running test
-SCRATCH_END = ARENA + ARENA_SIZE
+SCRATCH_END = ARENA + 0xD0_0000
+GUESTS = SCRATCH_END  # a test's further guests, each in slots of its own: VMCB, stack, code
+GUESTS_END = ARENA + ARENA_SIZE
+GUEST_SLOT = 0x4000
 
-LOW_GUEST = 0x2_0000  # real-mode guests: CS = DS = ES = SS = 2000h
+LOW_GUEST = 0x2_0000  # a test's first real-mode guest: CS = DS = ES = SS = 2000h; each further one 64 KiB above
+LOW_GUESTS_END = 0x8_0000
+LOW_SEGMENT = 0x1_0000
 LOW_STACK_TOP = 0xF000  # as an offset in that segment

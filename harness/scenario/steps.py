@@ -225,10 +225,12 @@ def wrmsr(msr: int, value: int) -> Step:
     return Step(Op.WRMSR, struct.pack("<IQ", msr, value))
 
 
-def code(addr: int, registers: dict[str, int], *, interrupts: bool = False, keep_state: bool = False) -> Step:
-    """Calls the L1 code at `addr`."""
+def code(
+    addr: int, registers: dict[str, int], *, interrupts: bool = False, keep_state: bool = False, watchdog_ms: int = 0
+) -> Step:
+    """Calls the L1 code at `addr`. With `watchdog_ms` (at most 65535) an interrupt ends a guest that it enters."""
     mask, values = encode_registers(registers)
-    flags = (1 if interrupts else 0) | (2 if keep_state else 0)
+    flags = (1 if interrupts else 0) | (2 if keep_state else 0) | watchdog_ms << 16
     return Step(Op.CODE, struct.pack("<QIH", addr, flags, mask) + values)
 
 
@@ -296,6 +298,7 @@ class CodeAnswer:
     registers: dict[str, int]
     rflags: int
     events: list[Fault]
+    watchdog: bool = False  # it fired
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,9 +345,9 @@ def decode_code(record: Record) -> CodeAnswer:
     """Reads a CODE record; raises MalformedAnswer."""
     cursor = _Cursor(record.body)
     fault = Fault.decode(cursor.take_bytes(FAULT.size)) if record.status is Status.FAULT else None
-    mask, count, _, rflags = cursor.take("<HHIQ")
+    mask, count, result, rflags = cursor.take("<HHIQ")
     registers = cursor.take_registers(mask)
-    return CodeAnswer(fault, registers, rflags, cursor.take_faults(count))
+    return CodeAnswer(fault, registers, rflags, cursor.take_faults(count), bool(result & 1))
 
 
 def decode_vmrun(record: Record) -> VmrunAnswer:

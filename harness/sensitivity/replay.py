@@ -115,9 +115,9 @@ def read_answers(path: Path) -> Iterator[Recorded]:
 class RecordingL1(L1):
     """An L1 that remembers the answers it got since it was reset."""
 
-    def reset(self) -> None:
+    def reset(self, *, watchdog_us: int = 0) -> None:
         """Forgets what this test did so far."""
-        super().reset()
+        super().reset(watchdog_us=watchdog_us)
         self.calls: Calls = []
         self.hello: Hello | None = None
 
@@ -216,12 +216,12 @@ class ReplayL1(L1):
         """The next answer; digests are for reports, and there is none here."""
         return self._replay.run(scenario, deadline_s)
 
-    def judge(self, exit: Exit, guest: Guest, *, gif_known: bool) -> None:
+    def judge(self, exit: Exit, guest: Guest, *, gif_known: bool, probes: bool = True) -> None:
         """Asks the universal checks as a real run does."""
         self.last_exit = exit
         if self._on_exit is not None:
             self._on_exit(self._replay.asked - 1, exit)
-        super().judge(exit, guest, gif_known=gif_known)
+        super().judge(exit, guest, gif_known=gif_known, probes=probes)
 
 
 UNIVERSAL_CHECKS = tuple(universal.CHECKS)
