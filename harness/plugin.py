@@ -152,7 +152,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     suite_items = [item for item in items if _in_suites(item)]
     if not suite_items:
         return
-    known = load_clauses(config.rootpath / "suites")
+    try:
+        known = load_clauses(config.rootpath / "suites")
+    except ClauseError as error:
+        raise pytest.UsageError(str(error)) from None
     listed = []
     for item in suite_items:
         ids = _clauses_of(item)

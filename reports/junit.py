@@ -133,6 +133,8 @@ def _body(outcome: Outcome) -> str:
     out += [f"clause {j.clause}: {j.verdict} {line(j.summary)}" for j in outcome.judged if j.verdict != "PASS"]
     for evidence in outcome.result.evidence:
         out += ["", line(evidence.title)] if evidence.title else [""]
+        if evidence.at:
+            out.append(f"  {line(evidence.at)}: {line(evidence.source)}")
         for row in evidence.rows:
             if not row.ok:
                 meaning = f"  ({line(row.meaning)})" if row.meaning else ""

@@ -91,6 +91,8 @@ def _bounded(evidence: Evidence) -> Evidence:
         code = code[first : first + CODE_MAX]
     return Evidence(
         title=evidence.title,
+        at=line(evidence.at, 240),
+        source=line(evidence.source, 400),
         rows=tuple(rows[:ROWS_MAX]),
         code=tuple(code),
         frames=tuple(line(f, 240) for f in evidence.frames[-FRAMES_MAX:]),
@@ -103,7 +105,8 @@ def _size(evidence: Evidence) -> int:
     """About how many bytes of HTML it takes."""
     rows = sum(160 + sum(min(len(t), 400) for t in (r.name, r.expected, r.got, r.meaning)) for r in evidence.rows)
     code = sum(110 + min(len(c.text), 200) + min(len(c.bytes), 60) for c in evidence.code)
-    return 400 + rows + code + sum(len(f) + 8 for f in evidence.frames) + len(evidence.log) + len(evidence.l0_log)
+    words = len(evidence.source) + len(evidence.log) + len(evidence.l0_log)
+    return 400 + words + rows + code + sum(len(f) + 8 for f in evidence.frames)
 
 
 def shown_deviations(summary: Summary) -> list[ShownDeviation]:

@@ -13,6 +13,7 @@ from harness.scenario.steps import FAULT, RECORD, Op, Status, VmrunResult
 from harness.svm import VMEXIT, Vmcb
 
 MEMORY_SIZE = 0x180_0000
+HOST_STATE = [(0, 0, 15, 0x1000), (0, 0, 18, 0x1D00), (1, 0, 0xC000_0082, 5)]  # CR3, EFER, LSTAR
 
 
 @dataclass
@@ -81,6 +82,9 @@ class FakeL1:
                 return Status.OK, struct.pack("<HHIQ", 0, 0, 0, 2)
             case Op.VMRUN:
                 return self._vmrun(body)
+            case Op.HOST_STATE:
+                items = b"".join(struct.pack("<HHIQ", *item) for item in HOST_STATE)
+                return Status.OK, struct.pack("<HH", len(HOST_STATE), 0) + items
             case _:
                 return Status.BAD_STEP, b""
         return Status.OK, b""
@@ -106,5 +110,7 @@ class FakeL1:
             result |= VmrunResult.FAULTED
             events = FAULT.pack(vector, 2, error is not None, 0, error or 0, 0x1000, 0, 0, 2, 0, 8, 0, 0)
         host = b"".join(struct.pack("<HHIQQ", kind, 0, number, old, new) for kind, number, old, new in outcome.host)
-        head = struct.pack("<IQHHHH", result, 1000, 0, len(events) // FAULT.size, count, len(outcome.host))
+        head = struct.pack(
+            "<IQHHHH", result | self.vmruns << 16, 1000, 0, len(events) // FAULT.size, count, len(outcome.host)
+        )
         return (Status.FAULT if outcome.fault else Status.OK), head + events + differences + host

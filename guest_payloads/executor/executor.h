@@ -138,6 +138,9 @@ enum { ITEM_CS = 1, ITEM_SS, ITEM_DS, ITEM_ES, ITEM_FS, ITEM_GS, ITEM_TR, ITEM_L
 struct host_state {
     u64 value[HOST_ITEMS_MAX];
 };
+#define KEPT_STATES 64          /* of the last VMRUNs of each CPU */
+struct host_state *keep_state(u32 cpu, u16 *serial);
+const struct host_state *kept_state(u32 cpu, u16 serial);
 void choose_host_items(void);
 void read_host_state(struct host_state *state, u64 efer);
 void put_host_state(struct out *out, const struct host_state *state);

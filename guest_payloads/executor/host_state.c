@@ -5,6 +5,8 @@ static const u32 candidate_msrs[] = {
     0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084, 0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103,
     0x174, 0x175, 0x176, 0x277, 0x1D9, 0xC0010114, 0xC0010117, 0x2FF,
 };
+static struct host_state kept[CPUS_MAX][KEPT_STATES] NOINIT;
+static u16 kept_serials[CPUS_MAX][KEPT_STATES], last_serial[CPUS_MAX];
 static u32 msrs[COUNT(candidate_msrs)], msr_count;
 _Static_assert(ITEM_REGISTERS - 1 + COUNT(candidate_msrs) <= HOST_ITEMS_MAX, "room for every item");
 
@@ -73,6 +75,21 @@ void read_host_state(struct host_state *state, u64 efer)
     }
 }
 
+/* Where the state before the next VMRUN goes, and by which number it is asked for; none has the number 0. */
+struct host_state *keep_state(u32 cpu, u16 *serial)
+{
+    *serial = ++last_serial[cpu] ? last_serial[cpu] : ++last_serial[cpu];
+    kept_serials[cpu][*serial % KEPT_STATES] = *serial;
+    return &kept[cpu][*serial % KEPT_STATES];
+}
+
+const struct host_state *kept_state(u32 cpu, u16 serial)
+{
+    if (cpu >= CPUS_MAX || !serial || kept_serials[cpu][serial % KEPT_STATES] != serial)
+        return 0;
+    return &kept[cpu][serial % KEPT_STATES];
+}
+
 static void put_kind_and_number(struct out *out, u32 index)
 {
     int is_msr = index >= ITEM_REGISTERS - 1;
@@ -81,7 +98,7 @@ static void put_kind_and_number(struct out *out, u32 index)
     put32(out, is_msr ? msrs[index - (ITEM_REGISTERS - 1)] : index + 1);
 }
 
-/* All but RAX, which means something only after VMRUN, and XCR0 where there is none. */
+/* All but XCR0 where there is none, and RAX, which is the operand of a VMRUN and means nothing elsewhere. */
 void put_host_state(struct out *out, const struct host_state *state)
 {
     u32 start = out->size;

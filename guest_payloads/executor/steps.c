@@ -48,8 +48,14 @@ static u8 step_wrmsr(struct in *in, struct out *out)
 static u8 step_host_state(struct in *in, struct out *out)
 {
     struct host_state state;
-    if (in->left)
-        return STATUS_BAD_STEP;
+    if (in->left) {             /* as it was at a VMRUN */
+        u16 cpu = get16(in), serial = get16(in);
+        const struct host_state *kept = in->bad || in->left ? 0 : kept_state(cpu, serial);
+        if (!kept)
+            return STATUS_BAD_STEP;
+        put_host_state(out, kept);
+        return STATUS_OK;
+    }
     this_cpu()->quiet = 1;
     read_host_state(&state, read_efer());
     this_cpu()->quiet = 0;

@@ -32,7 +32,8 @@ struct run {
     u32 flags, watchdog_us, watchdog_ticks, watchdogs_before, result;
     u8 entered;                 /* VMRUN was reached */
     u8 probe_waits;
-    struct host_state before, after;
+    u16 serial;                 /* of the state kept */
+    struct host_state *before, after;
 };
 
 static void note_watchdog(struct run *run, u32 requested)
@@ -98,9 +99,9 @@ static void enter(struct run *run)
         run->after.value[ITEM_RFLAGS - 1] = area->rflags_out | (run->flags & VMRUN_TF && cpu->tf_cleared ? RFLAGS_TF : 0);
         run->after.value[ITEM_RSP - 1] = area->rsp_out;
         run->after.value[ITEM_RAX - 1] = area->out[0];
-        run->before.value[ITEM_RFLAGS - 1] = area->rflags_in;
-        run->before.value[ITEM_RSP - 1] = area->rsp_kept;
-        run->before.value[ITEM_RAX - 1] = run->rax;
+        run->before->value[ITEM_RFLAGS - 1] = area->rflags_in;
+        run->before->value[ITEM_RSP - 1] = area->rsp_kept;
+        run->before->value[ITEM_RAX - 1] = run->rax;
     }
     cpu->quiet = 0;
     if (run->watchdog_ticks)
@@ -130,7 +131,7 @@ static int enter_with_hidden_state(struct run *run)
     else
         run->result |= RESULT_NOT_COMPARED;
     if (!(run->flags & VMRUN_NO_HOST_STATE))
-        read_host_state(&run->before, run->efer);
+        read_host_state(run->before = keep_state(cpu->index, &run->serial), run->efer);
     else
         read_sane_state(&sane);
     if (run->efer & EFER_SVME && !(run->flags & VMRUN_NO_CLGI))
@@ -142,14 +143,14 @@ static int enter_with_hidden_state(struct run *run)
         restore_sane_state(&sane);
     } else {
         struct sane_state now = sane_part(&run->after);
-        sane = sane_part(&run->before);
+        sane = sane_part(run->before);
         restore_from(&now, &sane);
         cpu->quiet = 1;
-        if (run->after.value[ITEM_EFER - 1] != run->before.value[ITEM_EFER - 1])
-            try_wrmsr(MSR_EFER, run->before.value[ITEM_EFER - 1]);
+        if (run->after.value[ITEM_EFER - 1] != run->before->value[ITEM_EFER - 1])
+            try_wrmsr(MSR_EFER, run->before->value[ITEM_EFER - 1]);
         cpu->quiet = 0;
-        if (run->after.value[ITEM_CR8 - 1] != run->before.value[ITEM_CR8 - 1])
-            __asm__ volatile("movq %0, %%cr8" : : "r"(run->before.value[ITEM_CR8 - 1]));
+        if (run->after.value[ITEM_CR8 - 1] != run->before->value[ITEM_CR8 - 1])
+            __asm__ volatile("movq %0, %%cr8" : : "r"(run->before->value[ITEM_CR8 - 1]));
     }
     if (!cpu->vmrun_faulted && !(run->flags & VMRUN_NO_GIF_PROBE))
         probe_gif(run);
@@ -195,7 +196,7 @@ static void put_run(struct run *run, struct out *out)
             if (reg != 4 && run->area->out[reg] != run->area->in[reg])
                 changed |= (u16)(1 << reg);
     u32 counts_at = out->size + 16;
-    put32(out, run->result);
+    put32(out, run->result | (run->entered ? (u32)run->serial << 16 : 0));
     put64(out, run->cycles);
     put16(out, changed);
     put16(out, (u16)cpu->event_count);
@@ -207,7 +208,7 @@ static void put_run(struct run *run, struct out *out)
     if (run->entered && !(run->result & RESULT_NOT_COMPARED))
         put_differences(out, vmcb_before[cpu->index], (const u8 *)(run->rax & ~0xFFFull), &differences);
     if (run->entered && !(run->flags & VMRUN_NO_HOST_STATE))
-        host_differences = (u16)put_host_differences(out, &run->before, &run->after);
+        host_differences = (u16)put_host_differences(out, run->before, &run->after);
     if (!out->full) {
         memcpy(out->base + counts_at, &differences, 2);
         memcpy(out->base + counts_at + 2, &host_differences, 2);
@@ -218,7 +219,7 @@ u8 step_vmrun(struct in *in, struct out *out)
 {
     struct cpu *cpu = this_cpu();
     struct run run;
-    memset(&run, 0, __builtin_offsetof(struct run, before));
+    memset(&run, 0, __builtin_offsetof(struct run, after));
     run.cpu = cpu;
     run.area = cpu->index ? &vmrun_area_1 : &vmrun_area_0;
     run.rax = get64(in);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from harness.judge.exit import Exit
 from harness.scenario import places, steps
 from harness.scenario.asm import Assembled
 from harness.scenario.scenario import PAGE, Item, Page, Scenario, memory, write_differences
-from harness.scenario.steps import RaiseKind, Record, Step
+from harness.scenario.steps import RaiseKind, Record, Step, VmrunAnswer
 from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
 from harness.svm.vmcb import INTERCEPTS, Vmcb
 
@@ -28,6 +28,7 @@ class Host(Protocol):
 
     undrained: bool
     watchdog_us: int  # for a VMRUN that sets none; 0 leaves it to the executor
+    second_cpu_runs: bool
 
     def need_cpus(self, count: int) -> None:
         """Raises NotOffered if there are fewer CPUs."""
@@ -45,6 +46,9 @@ class Host(Protocol):
         self, scenario: Scenario, deadline_s: float | None = None, *, guest: Guest | None = None
     ) -> list[Record]:
         """Runs a scenario; the answer record of each step."""
+
+    def host_at_vmrun(self, answer: VmrunAnswer, cpu: int) -> Callable[[], Mapping[str, int]]:
+        """What asks for the host state of this VMRUN; see Exit.host."""
 
     def judge(self, exit: Exit, guest: Guest, *, gif_known: bool, probes: bool = True) -> None:
         """Asks the universal checks of an exit."""
@@ -196,7 +200,11 @@ class Guest:
         if self._teardown:
             teardown = CodeResult(steps.decode_code(records[at + 1]), self._teardown[1], self._teardown[2])
         memory = vmrun.memory_of(records[len(around) : len(around) + len(reading)], list(reads))
-        exit = Exit(before, vmrun.vmcb_after(before, answer), answer, loaded, memory, teardown, vmsave)
+        exit = Exit(
+            before, vmrun.vmcb_after(before, answer), answer, loaded, memory, teardown, vmsave,
+            labels=self.assembled.labels, host_at_vmrun=self.l1.host_at_vmrun(answer, cpu),
+            vmcb_known=rax in (None, self.vmcb_pa) and not self.l1.second_cpu_runs,
+        )  # fmt: skip
         return self._ended(exit, first=first, gif_known=clgi, probes=probes, asked=bool(watchdog_us))
 
     def run_in(
@@ -235,7 +243,9 @@ class Guest:
         ran = CodeResult(steps.decode_code(records[0]), placed.assembled, registers, None, taken)
         answer = vmrun.answer_of_code(ran, placed.addr, before, records[1].body)
         memory = vmrun.memory_of(records[2 : 2 + len(reads)], list(reads))
-        exit = Exit(before, Vmcb(bytearray(records[1].body)), answer, loaded, memory, l1=ran)
+        after = Vmcb(bytearray(records[1].body))
+        labels = self.assembled.labels
+        exit = Exit(before, after, answer, loaded, memory, l1=ran, labels=labels, vmcb_known=False)
         return self._ended(exit, first=first, gif_known=False, probes=False, asked=bool(watchdog_ms))
 
     def _ended(self, exit: Exit, *, first: bool, gif_known: bool, probes: bool, asked: bool) -> Exit:

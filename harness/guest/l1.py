@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -14,12 +14,12 @@ from harness.guest.room import Room
 from harness.judge import universal
 from harness.judge.code import USER_TAIL, CodeResult, MsrResult, user_text
 from harness.judge.exit import Exit
-from harness.judge.expect import Expected, Match, compare
+from harness.judge.expect import Expected, Match, compare, stated
 from harness.link.session import ExecutorRefused, Session, TargetLost
 from harness.scenario import places, steps
 from harness.scenario.asm import Assembler, Snippet
 from harness.scenario.scenario import PAGE, Item, Scenario, memory
-from harness.scenario.steps import Fault, RaiseKind, Record, Step
+from harness.scenario.steps import Fault, RaiseKind, Record, Step, VmrunAnswer
 from harness.svm import Cpuid, Vmcb
 
 BLOBS = places.L1_CODE + 16  # the first bytes hold a lone RET, for restore_step
@@ -64,6 +64,7 @@ class L1:
         self.last_exit: Exit | None = None
         self.digests: list[str] = []
         self.vmruns = 0
+        self.second_cpu_runs = False
         self.undrained = False  # a VMRUN left interrupts pending, or GIF clear
         self.watchdog_us = watchdog_us
         self.watchdog_exits: list[str] = []  # of guests that the executor's own watchdog ended
@@ -96,6 +97,14 @@ class L1:
             yield
         finally:
             self._tallies = counted
+
+    def either(self, condition: str, *, offered: Expected, absent: Expected) -> Expected:
+        """What to expect both ways round: `nrip=l1.either("NRIPS", offered=guest["next"], absent=unwritten)`.
+
+        `condition` is as in a clause ("NP & !VGIF"), asked of the CPUID that L1 sees. Raises ValueError for a feature
+        that nobody knows. Such a test names the clauses of both sides; the one whose condition holds is judged.
+        """
+        return offered if self.cpuid.evaluate_condition(condition)[0] else absent
 
     def dirty(self, why: str) -> None:
         """This test leaves state behind: the next one gets a boot of its own."""
@@ -240,6 +249,7 @@ class L1:
         self.need_cpus(2)
         second = SecondCpu()
         self.execute(Scenario([steps.cpu_start(1, items)]))
+        self.second_cpu_runs = True
         try:
             yield second
         except BaseException:
@@ -248,6 +258,8 @@ class L1:
                 with suppress(TargetLost, ExecutorRefused):
                     self._join()
             raise
+        finally:
+            self.second_cpu_runs = False
         second.answers = steps.split_records(self._join().body)
 
     def _join(self) -> Record:
@@ -259,7 +271,7 @@ class L1:
         """Compares any other value, so that a failure shows its name."""
         if isinstance(got, bool) or isinstance(expected, bool):
             width_bytes = 1
-        return Match(name, [compare(name, expected, int(got), width_bytes=width_bytes)])
+        return stated(name, [compare(name, expected, int(got), width_bytes=width_bytes)])
 
     def settle(self) -> None:
         """Takes what a test left pending, so that the next one does not."""
@@ -297,6 +309,26 @@ class L1:
             scenario = Scenario([*pending, *scenario.items])
         self.digests.append(scenario.digest())
         return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
+
+    def host_at_vmrun(self, answer: VmrunAnswer, cpu: int = 0) -> Callable[[], dict[str, int]]:
+        """What asks the executor for the host state that it has kept of this VMRUN; see Exit.host."""
+        boot = self.session.boot.number
+
+        def ask() -> dict[str, int]:
+            if not answer.serial:
+                raise LookupError("L1's state was not captured at this VMRUN")
+            if self.session.boot.number != boot:
+                raise LookupError(
+                    "L1's state at this VMRUN is gone with its boot; ask for it before the target is lost"
+                )
+            try:
+                records = self.execute(Scenario([steps.host_state_at(cpu, answer.serial)]))
+            except ExecutorRefused:
+                raise LookupError("L1's state is kept of the last 64 VMRUNs; ask for it earlier") from None
+            self.digests.pop()  # it is no scenario of the test's own
+            return steps.decode_host_state(records[0])
+
+        return ask
 
     def watchdog_ended(self, what: str) -> None:
         """The executor's own watchdog ended a guest of this test; a deviation that follows begins with this."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from harness.svm.condition import contradict, features_of
+from harness.svm.cpuid import Cpuid, svm_bit
+from harness.svm.features import SVM_BITS, nearest
+
+GROUPS = ("core", "policy", "later_bits", "advisories")
+"""What may stand for a clause's `bit` and is none of Fn8000_000A EDX."""
 CLASSES = ("mandatory", "conditional", "any-of", "implementation-defined", "survive")
 _KNOWN = {"id", "alias", "bit", "statement", "apm", "class", "condition", "trust", "hardware", "note", "universal"}
 
@@ -49,6 +55,25 @@ def clause(*ids: str) -> Callable[[F], F]:
     return mark
 
 
+def in_force(clauses: Iterable[Clause], cpuid: Cpuid) -> tuple[list[Clause], str]:
+    """The clauses of a test that can be asked on this CPU, and why there is none where there is none.
+
+    All conditions must hold, so that a test is not run half. But where they can never hold together, as `NRIPS` and
+    `!NRIPS`, the test asks both ways round, and the clauses whose conditions hold are asked.
+    """
+    stated = list(clauses)
+    holding, missing = [], ""
+    for one in stated:
+        holds, reason = cpuid.evaluate_condition(one.condition)
+        if holds:
+            holding.append(one)
+        else:
+            missing = missing or f"{one.id} asks for {one.condition}: {reason}"
+    if not missing or (holding and contradict([one.condition for one in stated])):
+        return holding, ""
+    return [], missing
+
+
 def load_clauses(root: Path) -> dict[str, Clause]:
     """All clauses below `root` (the suites folder), by id. Raises ClauseError."""
     clauses: dict[str, Clause] = {}
@@ -65,6 +90,13 @@ def load_clauses(root: Path) -> dict[str, Clause]:
     return clauses
 
 
+def _is_svm_bit(name: str) -> bool:
+    try:
+        return not svm_bit(name).reserved
+    except KeyError:
+        return False
+
+
 def _clause(table: dict[str, Any], path: Path) -> Clause:
     name = table.get("id", "?")
     unknown = set(table) - _KNOWN
@@ -76,15 +108,23 @@ def _clause(table: dict[str, Any], path: Path) -> Clause:
     class_ = table.get("class", "mandatory")
     if class_ not in CLASSES:
         raise ClauseError(f"{path}: {name}: class {class_!r} is none of {', '.join(CLASSES)}")
+    bit, condition = str(table.get("bit", "core")), str(table.get("condition", ""))
+    if bit not in GROUPS and not _is_svm_bit(bit):
+        names = [*GROUPS, *(each.name for each in SVM_BITS if not each.reserved)]
+        raise ClauseError(f"{path}: {name}: there is no bit {bit!r} in Fn8000_000A EDX{nearest(bit, names)}")
+    try:
+        features_of(condition)
+    except ValueError as error:
+        raise ClauseError(f"{path}: {name}: {error}") from None
     alias = table.get("alias", [])
     return Clause(
         id=name,
         statement=table["statement"],
         apm=table["apm"],
         class_=class_,
-        bit=table.get("bit", "core"),
+        bit=bit,
         alias=(alias,) if isinstance(alias, str) else tuple(alias),
-        condition=table.get("condition", ""),
+        condition=condition,
         trust=tuple(table["trust"]),
         hardware=table.get("hardware", ""),
         note=table.get("note", ""),

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.judge.exit import fault_match, fault_text
-from harness.judge.expect import Match, Row, compare
+from harness.judge.expect import Match, Row, compare, stated
 from harness.scenario import places
 from harness.scenario.asm import Assembled
 from harness.scenario.steps import CodeAnswer, Fault
+from harness.svm.events import vector_name
 
 USER_TAIL = "nsvm_user_end"
 
@@ -54,16 +55,17 @@ class CodeResult:
         """One register at the end; one that was never loaded nor changed is zero."""
         return self.regs.get(name, 0)
 
-    def faults(self, vector: str, error: int | None = None, *, at: str | None = None) -> Match:
+    def faults(self, vector: str | int, error: int | None = None, *, at: str | None = None) -> Match:
         """True if the code was ended by that exception, with that error code (None: none is pushed), at that label."""
         rip = self[at] if at else None
-        return fault_match(f"{vector} in L1 was expected; {fault_text(self.fault)}", self.fault, vector, error, rip)
+        name = vector if isinstance(vector, str) else vector_name(vector)
+        return fault_match(f"{name} in L1 was expected; {fault_text(self.fault)}", self.fault, vector, error, rip)
 
     @property
     def returned(self) -> Match:
         """True if the code ran to its end."""
         row = Row("exception", "none", fault_text(self.fault), "", self.fault is None)
-        return Match(f"L1's code was expected to run to its end; {fault_text(self.fault)}", [row])
+        return stated(f"L1's code was expected to run to its end; {fault_text(self.fault)}", [row])
 
 
 @dataclass(frozen=True)
@@ -77,18 +79,21 @@ class MsrResult:
     @property
     def ok(self) -> Match:
         """True if it did not fault."""
-        return Match(self.name, [Row("exception", "none", fault_text(self.fault), "", self.fault is None)])
+        return stated(self.name, [self._not_faulted()])
 
     def reads(self, expected: int) -> Match:
         """True if it did not fault and read that value."""
-        rows = list(self.ok.rows)
+        rows = [self._not_faulted()]
         if self.value is not None:
             rows.append(compare("value", expected, self.value, width_bytes=8))
-        return Match(self.name, rows)
+        return stated(self.name, rows)
 
-    def faults(self, vector: str, error: int | None = None) -> Match:
+    def faults(self, vector: str | int, error: int | None = None) -> Match:
         """True if it raised that exception."""
         return fault_match(self.name, self.fault, vector, error)
+
+    def _not_faulted(self) -> Row:
+        return Row("exception", "none", fault_text(self.fault), "", self.fault is None)
 
 
 def user_text(code: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, unchanged
+from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, stated, unchanged
+from harness.judge.host_state import HostState, host_item
 from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
 from harness.svm.events import vector_name, vector_number
-from harness.svm.exits import VMEXIT, exit_name
+from harness.svm.exits import VMEXIT, describe_error_code, describe_info, exit_name
+from harness.svm.features import nearest
 from harness.svm.vmcb import Vmcb, describe
 from harness.svm.vmcb import field as vmcb_field
 
@@ -20,6 +23,10 @@ INVALID_LOW = 0xFFFF_FFFF
 LOW_HALF = 0xFFFF_FFFF
 
 _SHORT = {"code": "exitcode", "info1": "exitinfo1", "info2": "exitinfo2", "intinfo": "exitintinfo"}
+
+
+def _not_captured() -> dict[str, int]:
+    raise LookupError("L1's state was not captured at this VMRUN")
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,9 @@ class Exit:
     teardown: CodeResult | None = None
     vmsaved: bool = False
     l1: CodeResult | None = None  # the L1 code that made VMRUN itself (guest.run_in)
+    labels: Mapping[str, int] = field(default_factory=dict)  # of L2's code
+    host_at_vmrun: Callable[[], Mapping[str, int]] = _not_captured
+    vmcb_known: bool = True  # `before` is what VMRUN read: its operand, which nobody wrote meanwhile
 
     @property
     def code(self) -> int:
@@ -64,6 +74,15 @@ class Exit:
     def host_changes(self) -> dict[str, tuple[int, int]]:
         """Host state that differs: name -> (before VMRUN, right after #VMEXIT)."""
         return self.answer.host_changes
+
+    @cached_property
+    def host(self) -> HostState:
+        """L1's state right after #VMEXIT, whole: `exit.host["CR3"]`, MSRs by name or number; `exit.host.before` is that
+        at VMRUN. The executor is asked for it once.
+
+        Raises LookupError if it was not captured, or is one of too many VMRUNs ago. See HostState for KeyError.
+        """
+        return HostState(self.host_at_vmrun(), self.host_changes)
 
     @property
     def regs(self) -> dict[str, int]:
@@ -109,7 +128,7 @@ class Exit:
             self._not_faulted(),
             compare("EXITCODE[31:0]", INVALID_LOW, self.code & INVALID_LOW, width_bytes=4, describe=_say_code),
         ]
-        return Match(f"VMEXIT_INVALID was expected; {self.summary()}", rows)
+        return stated(f"VMEXIT_INVALID was expected; {self.summary()}", rows)
 
     @property
     def ran(self) -> Match:
@@ -118,26 +137,36 @@ class Exit:
         row = Row(
             "EXITCODE", "any exit but VMEXIT_INVALID", hexadecimal(self.code, 16), exit_name(self.code), not invalid
         )
-        return Match(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row])
+        return stated(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row])
 
-    def vmrun_faults(self, vector: str, error: int | None = None) -> Match:
+    def vmrun_faults(self, vector: str | int, error: int | None = None) -> Match:
         """True if VMRUN itself raised that exception in L1, with that error code (None: it pushes none)."""
-        return fault_match(f"{vector} from VMRUN in L1 was expected; {self.summary()}", self.fault, vector, error)
+        return fault_match(
+            f"{_exception(vector)} from VMRUN in L1 was expected; {self.summary()}", self.fault, vector, error
+        )
+
+    def reached(self, label: str, **fields: Any) -> Match:
+        """True if L2 got to the VMMCALL at this label of its code, and the rest is as `matches` has it.
+
+        Raises KeyError for a label that the code does not have.
+        """
+        if label not in self.labels:
+            raise KeyError(f"L2's code has no label {label!r}{nearest(label, self.labels)}")
+        return self.matches(code=VMEXIT.VMMCALL, rip=self.labels[label], **fields)
 
     def matches(
         self,
         *,
         regs: Mapping[str, Expected] | None = None,
-        host: Mapping[str, Expected] | None = None,
+        host: Mapping[str, Expected] | Mapping[int, Expected] | Mapping[str | int, Expected] | None = None,
         fields: Mapping[str, Expected] | None = None,
         **named: Expected,
     ) -> Match:
         """Compares VMCB fields (by name; `code`, `info1`, `info2`, `intinfo` are short for the exit fields),
         registers and host state.
 
-        `host` compares the value right after #VMEXIT; an item that did not change cannot be told from its value
-        before, so use
-        `unchanged` for it. Raises KeyError for a name that does not exist.
+        `host` compares the value right after #VMEXIT; its names are those of `exit.host`. Raises KeyError, with the
+        nearest name, for one that does not exist.
         """
         rows = [self._not_faulted()]
         wanted = {_SHORT.get(name, name).replace("__", "."): value for name, value in named.items()} | dict(
@@ -157,7 +186,7 @@ class Exit:
             )
         for name, expected in (regs or {}).items():
             if name not in GPR_NUMBER:
-                raise KeyError(f"no such register: {name}")
+                raise KeyError(f"no such register: {name!r}{nearest(name, GPR_NUMBER)}")
             at_entry = self.loaded.get(name, GPR_FILL + GPR_NUMBER[name])
             got, width = self.regs[name], 8
             halves = isinstance(expected, int) or expected is unchanged
@@ -166,10 +195,11 @@ class Exit:
                 at_entry, got, width = at_entry & LOW_HALF, got & LOW_HALF, 4
                 expected = expected & LOW_HALF if isinstance(expected, int) else expected
             rows.append(compare(name.upper(), expected, got, width_bytes=width, before=at_entry))
-        for name, expected in (host or {}).items():
-            before, after = self.host_changes.get(name, (0, 0))
+        for item, expected in (host or {}).items():
+            name = host_item(item)
+            after, before = self.host[item], self.host.before[name]
             rows.append(compare(f"L1's {name}", expected, after, width_bytes=8, before=before))
-        return Match(f"after {self.summary()}", rows)
+        return stated(f"after {self.summary()}", rows)
 
     @property
     def _in_64_bit_mode(self) -> bool:
@@ -177,7 +207,11 @@ class Exit:
         return bool(self.vmcb["efer"] >> 10 & 1 and self.vmcb["cs.attrib"] >> 9 & 1)
 
     def _describe(self, name: str, value: int) -> str:
-        return _say_code(name, value) if name == "exitcode" else describe(name, value)
+        if name == "exitcode":
+            return _say_code(name, value)
+        if name in ("exitinfo1", "exitinfo2"):
+            return describe_info(self.code, int(name[-1]), value)
+        return describe(name, value)
 
     def _not_faulted(self) -> Row:
         got = f"raised {fault_text(self.fault)} in L1" if self.fault else "ended in #VMEXIT"
@@ -191,33 +225,36 @@ def _say_code(_name: str, value: int) -> str:
     return "VMEXIT_INVALID" if value & INVALID_LOW == INVALID_LOW else exit_name(value)
 
 
+def _exception(vector: str | int) -> str:
+    return vector if isinstance(vector, str) else vector_name(vector)
+
+
 def fault_text(fault: Fault | None) -> str:
-    """A fault for people: `#GP[0000h] at 0000_0000_0086_0003h`."""
+    """A fault for people: `#GP[0000h] at 0000_0000_0086_0003h`, `#PF[0002h RW] at ...`."""
     if fault is None:
         return "no fault"
-    error = "" if fault.error is None else f"[{fault.error:04X}h]"
+    bits = "" if fault.error is None else describe_error_code(fault.vector, fault.error)
+    error = "" if fault.error is None else f"[{fault.error:04X}h{bits and ' ' + bits}]"
     return f"{vector_name(fault.vector)}{error} at {hexadecimal(fault.rip, 16)}"
 
 
-def fault_match(title: str, fault: Fault | None, vector: str, error: int | None, rip: int | None = None) -> Match:
-    """Compares a fault with the vector, error code and RIP expected of it."""
-    wanted = vector_number(vector)
+def fault_match(title: str, fault: Fault | None, vector: str | int, error: int | None, rip: int | None = None) -> Match:
+    """Compares a fault with the vector (`GP` or "#GP"), error code and RIP expected of it."""
+    wanted = vector_number(vector) if isinstance(vector, str) else int(vector)
     got = vector_name(fault.vector) if fault else "none"
-    rows = [Row("exception", vector, got, "", fault is not None and fault.vector == wanted)]
-    shown = "none" if fault is None or fault.error is None else f"{fault.error:04X}h"
+    rows = [Row("exception", vector_name(wanted), got, "", fault is not None and fault.vector == wanted)]
+    shown, bits = "none", ""
+    if fault is not None and fault.error is not None:
+        shown, bits = f"{fault.error:04X}h", describe_error_code(fault.vector, fault.error)
     expected = "none" if error is None else f"{error:04X}h"
-    rows.append(Row("error code", expected, shown, "", fault is not None and fault.error == error))
+    agrees = fault is not None and fault.error == error
+    if error and not agrees and (said := describe_error_code(wanted, error)):
+        bits = f"expected {said}{bits and f'; got {bits}'}"
+    rows.append(Row("error code", expected, shown, bits, agrees))
     if rip is not None:
-        rows.append(
-            Row(
-                "RIP of the fault",
-                hexadecimal(rip, 16),
-                hexadecimal(fault.rip, 16) if fault else "none",
-                "",
-                fault is not None and fault.rip == rip,
-            )
-        )
-    return Match(title, rows)
+        came = hexadecimal(fault.rip, 16) if fault else "none"
+        rows.append(Row("RIP of the fault", hexadecimal(rip, 16), came, "", fault is not None and fault.rip == rip))
+    return stated(title, rows)
 
 
 __all__ = ["VMEXIT", "Exit", "fault_match", "fault_text"]

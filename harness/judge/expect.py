@@ -1,16 +1,15 @@
 """Expected values, and the comparison of an answer with them.
 
 A Match is true or false like a bool, so a test reads `assert exit.matches(code=VMEXIT.CPUID)`; when it is false it
-says,
-row by row, what was expected and what came.
+says, row by row, what was expected and what came.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from harness.judge.comparisons import note_asked, note_made
 from harness.svm.templates import OUTPUT_PATTERN
 
 
@@ -80,20 +79,22 @@ class Row:
 
 @dataclass(slots=True)
 class Match:
-    """The outcome of a comparison."""
+    """The outcome of a comparison. `asked`: somebody wanted to know it."""
 
     title: str
     rows: list[Row] = field(default_factory=list)
+    asked: bool = field(default=False, compare=False, repr=False)
 
     @property
     def holds(self) -> bool:
         """Whether all of it agrees. To ask this is not taken for what a failing assert was about, as `bool` is."""
+        self.asked = True
         return bool(self.rows) and all(row.ok for row in self.rows)
 
     def __bool__(self) -> bool:
-        if not self.holds:
-            _mismatches.append(self)
-        return self.holds
+        held = self.holds
+        note_asked(self, held)
+        return held
 
     def take_in(self, later: Match) -> None:
         """Adds what `later` has that disagrees and was not seen so far, another answer in the same row, too."""
@@ -114,15 +115,11 @@ class Match:
         return "\n".join(lines)
 
 
-_mismatches: deque[Match] = deque(maxlen=8)
-
-
-def take_mismatches() -> list[Match]:
-    """The comparisons that came out false since this was last called, oldest first: what a failing assert was
-    about."""
-    taken = list(_mismatches)
-    _mismatches.clear()
-    return taken
+def stated(title: str, rows: list[Row]) -> Match:
+    """A comparison that a test makes: it must be asked, or the test is wrong (see harness.judge.comparisons)."""
+    match = Match(title, rows)
+    note_made(match)
+    return match
 
 
 Describe = Callable[[str, int], str]
@@ -182,8 +179,3 @@ def hexadecimal(value: int, digits: int) -> str:
     text = f"{value:0{digits}X}"
     groups = [text[max(0, end - 4) : end] for end in range(len(text), 0, -4)][::-1]
     return "_".join(groups) + "h"
-
-
-def merge(title: str, parts: Mapping[str, Match]) -> Match:
-    """Several matches as one."""
-    return Match(title, [row for part in parts.values() for row in part.rows])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from harness.judge.consistency import refused_if_broken
 from harness.judge.exit import INVALID_LOW, Exit, fault_text
 from harness.judge.expect import Match, Row, hexadecimal
 from harness.scenario.steps import Fault, Phase, VmrunResult
@@ -242,6 +243,10 @@ def _vmload_fields(exit: Exit, _context: Context) -> Iterator[Row]:
         yield Row("FS, GS, TR, LDTR, STAR to SYSENTER_EIP in the VMCB", "not written", "not written", "", True)
 
 
+def _consistency(exit: Exit, context: Context) -> Iterator[Row]:
+    yield from refused_if_broken(exit, context.cpuid)
+
+
 def _exitcode(exit: Exit, _context: Context) -> Iterator[Row]:
     # Only the low half is asked: core.checks.exitcode_is_64_bit asks for the whole of VMEXIT_INVALID.
     low = exit.code & INVALID_LOW
@@ -273,4 +278,5 @@ CHECKS: dict[str, Check] = {
     "core.exit.reserved_untouched": _reserved,
     "core.exit.vmload_fields_untouched": _vmload_fields,
     "core.exit.exitcode_known": _exitcode,
+    "core.exit.invalid_iff_rule_broken": _consistency,
 }

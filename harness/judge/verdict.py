@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.judge.baseline import Baseline, Deviation
+from harness.judge.comparisons import Place
 from harness.judge.expect import Match, Row
 from harness.record import worst, worst_news
 
@@ -21,7 +22,8 @@ class Attempt:
 
     verdict: str  # PASS FAIL CRASH HANG SKIP ERROR MISS
     reason: str = ""
-    mismatch: Match | None = None
+    mismatch: Match | None = None  # what the failed assert had compared
+    place: Place | None = None  # where that assert stands
     universal: Mapping[str, Match] = field(default_factory=dict)
     frames: tuple[str, ...] = ()
     log: str = ""

@@ -124,6 +124,8 @@ def _rows(s: Source) -> tuple[Row, ...]:
 def _evidence(s: Source) -> Evidence:
     return Evidence(
         title=s.text("title"),
+        at=s.text("at"),
+        source=s.text("source"),
         rows=_rows(s),
         code=tuple(
             CodeLine(addr=c.text("addr"), bytes=c.text("bytes"), text=c.text("text"), mark=c.text("mark"))

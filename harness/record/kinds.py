@@ -135,11 +135,14 @@ class CodeLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What a reader needs to believe a verdict. `log` is the target's and the console's, `l0_log` what L0 itself said
+    """What a reader needs to believe a verdict. `at` and `source` are the assert that failed: file and line, and the
+    statement. `log` is the target's and the console's, `l0_log` what L0 itself said
     and did meanwhile, gathered by another way than the guest's.
     """
 
     title: str = ""
+    at: str = ""
+    source: str = ""
     rows: Sequence[Row] = ()
     code: Sequence[CodeLine] = ()
     frames: Sequence[str] = ()

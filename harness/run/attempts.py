@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from harness.guest.l1 import L1
 from harness.guest.needs import NotOffered
-from harness.judge.expect import take_mismatches
+from harness.judge.clauses import in_force
+from harness.judge.comparisons import HARNESS, Comparisons, noting, surely_asserts
+from harness.judge.expect import Match, Row
 from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
 from harness.link.session import ExecutorRefused, Past, TargetLost
 from harness.machine.base import Watched
@@ -48,7 +49,7 @@ class Decided:
         self.verdict, self.news = overall(verdicts)
         deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
         self._evidence: list[Evidence] = (
-            gather(attempt, l1, l0_log) if deviates and evidence is None else evidence or []
+            gather(attempt, l1, worker.settings.root, l0_log) if deviates and evidence is None else evidence or []
         )
         self._rerun = worker.rerun(test, fresh.after if len(fresh.after) <= RERUN_MAX else ())
 
@@ -80,8 +81,10 @@ class Decided:
         """Tells pytest: new and mended deviations fail, known ones are expected failures, the rest passes."""
         if self._attempt.verdict == "SKIP":
             pytest.skip(self._attempt.reason)
-        if self._attempt.verdict == "ERROR" and self._attempt.error is not None:
-            raise self._attempt.error
+        if self._attempt.verdict == "ERROR":
+            if self._attempt.error is not None:
+                raise self._attempt.error
+            pytest.fail(f"{self._attempt.reason}\nagain:   {self._worker.rerun(self._test)}", pytrace=False)
         if self.news == "known":
             reasons = dict.fromkeys(v.deviation.reason for v in self._verdicts if v.deviation)
             # Not pytest.xfail(): of that pytest would format a traceback, a thousand times a run, for nobody.
@@ -103,6 +106,7 @@ class Attempts:
         self._l1 = l1
         self._clauses = clauses
         self._history: list[Past] = []  # what the boot had run before the last attempt
+        self._in_force = clauses
 
     def run(self) -> Decided:
         """Attempts the test; a new deviation seen on a shared boot is repeated on a fresh one.
@@ -116,7 +120,7 @@ class Attempts:
         l0_log = self._l0_evidence()
         if was_fresh or self._worker.settings.fresh_boot == "never":
             return self._decided(first, verdicts, Fresh(), l0_log)
-        evidence = gather(first, self._l1, l0_log)
+        evidence = gather(first, self._l1, self._worker.settings.root, l0_log)
         history = self._history
         self._worker.session.restart("a deviation is repeated on a fresh boot")
         last, _ = self._attempt(trace=True)
@@ -131,7 +135,7 @@ class Attempts:
 
     def _judge(self, attempt: Attempt, *, after_others: bool = False) -> list[ClauseVerdict]:
         baseline = self._worker.baseline
-        return judge(attempt, self._clauses, self._item.nodeid, baseline, after_others=after_others)
+        return judge(attempt, self._in_force, self._item.nodeid, baseline, after_others=after_others)
 
     def _decided(
         self,
@@ -193,7 +197,6 @@ class Attempts:
         except TargetLost as lost:
             return _of_lost(lost, l1), True
         l1.reset(watchdog_us=watchdog_us)
-        take_mismatches()
         watched = worker.target if isinstance(worker.target, Watched) else None
         if watched is not None:
             watched.mark_evidence(trace=trace)
@@ -231,47 +234,68 @@ class Attempts:
 
     def _call(self) -> Attempt:
         arguments = {name: self._item.funcargs[name] for name in self._item._fixtureinfo.argnames}
-        try:
-            self._skip_where_not_offered()
-            self._item.obj(**arguments)
-        except TargetLost as lost:
-            return _of_lost(lost, self._l1)
-        except AssertionError as error:
-            mismatches = take_mismatches()
-            mismatch = mismatches[-1] if mismatches else None
-            reason = _first_bad_row(mismatch) if mismatch is not None else _one_line(error)
-            reason = "; ".join([*self._l1.watchdog_exits[-1:], reason])
-            return Attempt("FAIL", reason, mismatch, error=error)
-        except (pytest.skip.Exception, NotOffered) as skipped:
-            return Attempt("SKIP", str(skipped))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except (ExecutorRefused, AssemblyError) as error:
-            return Attempt("ERROR", str(error), error=error)
-        except Exception as error:
-            return Attempt("ERROR", f"{type(error).__name__}: {_one_line(error)}", error=error)
+        with noting() as comparisons:
+            try:
+                self._skip_where_not_offered()
+                self._item.obj(**arguments)
+            except TargetLost as lost:
+                return _of_lost(lost, self._l1)
+            except AssertionError as error:
+                failed = _of_assertion(error, comparisons)
+                return replace(failed, reason="; ".join([*self._l1.watchdog_exits[-1:], failed.reason]))
+            except (pytest.skip.Exception, NotOffered) as skipped:
+                return Attempt("SKIP", str(skipped))
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except (ExecutorRefused, AssemblyError) as error:
+                return Attempt("ERROR", str(error), error=error)
+            except Exception as error:
+                return Attempt("ERROR", f"{type(error).__name__}: {_one_line(error)}", error=error)
+        wrong = self._checks_nothing(comparisons)
+        return Attempt("ERROR", wrong) if wrong else Attempt("PASS")
+
+    def _checks_nothing(self, comparisons: Comparisons) -> str:
+        """What is wrong with a test that passed and yet asked too little; "" if nothing is."""
         if not self._l1.digests:
-            return Attempt(
-                "ERROR", "the test asked the target nothing", error=AssertionError("the test asked the target nothing")
-            )
-        return Attempt("PASS")
+            return "the test asked the target nothing"
+        if place := comparisons.unasked(getattr(self._item.obj, "__func__", self._item.obj).__code__):
+            where = place.below(self._worker.settings.root)
+            return f"the test checks nothing here: a comparison is made and never asked, {where}: {place.source}"
+        survives = self._worker.clauses[self._clauses[0]].class_ == "survive" if self._clauses else False
+        if not comparisons.asked and not survives and not surely_asserts(self._item.obj):
+            return "the test checks nothing: no comparison was asked, and it has no assert that surely ran"
+        return ""
 
     def _skip_where_not_offered(self) -> None:
-        for name in self._clauses:
-            condition = self._worker.clauses[name].condition
-            holds, reason = self._l1.cpuid.evaluate_condition(condition)
-            if not holds:
-                pytest.skip(f"{name} asks for {condition}: {reason}")
+        """Skips where a clause's condition does not hold; of a clause and its contrary, one is in force."""
+        stated = [self._worker.clauses[name] for name in self._clauses]
+        holding, missing = in_force(stated, self._l1.cpuid)
+        if missing:
+            pytest.skip(missing)
+        self._in_force = [one.id for one in holding]
 
 
 def _of_lost(lost: TargetLost, l1: L1) -> Attempt:
-    take_mismatches()
     # A target that was not there has not deviated: what an attempt before this one saw is not laid to it.
     seen = {} if lost.verdict == "MISS" else dict(l1.universal)
     return Attempt(lost.verdict, lost.reason, frames=lost.frames, log=lost.log, error=lost, universal=seen)
 
 
-def _first_bad_row(mismatch: Any) -> str:
+def _of_assertion(error: AssertionError, comparisons: Comparisons) -> Attempt:
+    place, matches, held = comparisons.of_failure(error)
+    if place is not None and place.path.startswith(HARNESS):
+        return Attempt("ERROR", f"an assert of the harness failed at {place.path}:{place.line}", error=error)
+    if not matches:
+        return Attempt("FAIL", _one_line(error), place=place, error=error)
+    title = matches[-1].title
+    if held:
+        mismatch = Match(title, [Row("the comparison", "does not hold", "holds", "", False), *matches[-1].rows])
+    else:
+        mismatch = Match(title, [row for match in matches for row in match.rows])
+    return Attempt("FAIL", _first_bad_row(mismatch), mismatch, place, error=error)
+
+
+def _first_bad_row(mismatch: Match) -> str:
     bad = next((row for row in mismatch.rows if not row.ok), None)
     return f"{bad.name}: expected {bad.expected}, got {bad.got}" if bad else mismatch.title
 

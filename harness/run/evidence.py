@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
@@ -22,14 +23,20 @@ CODE_LINES_MAX = 40
 L0_LINES = 8  # of the beginning and of the end of what L0 said, on a terminal
 
 
-def gather(attempt: Attempt, l1: L1, l0_log: str = "") -> list[Evidence]:
-    """The evidence of an attempt that deviated, the test's own mismatch first. `l0_log` stands with the first."""
+def gather(attempt: Attempt, l1: L1, root: Path, l0_log: str = "") -> list[Evidence]:
+    """The evidence of an attempt that deviated, the test's own mismatch first. `l0_log` stands with the first.
+
+    Files are named as seen from `root`.
+    """
     gathered = []
     code = disassemble(l1.guests[-1], l1.last_exit) if l1.guests else []
     title = attempt.mismatch.title if attempt.mismatch is not None else attempt.reason
     rows = rows_of(attempt.mismatch.rows) if attempt.mismatch is not None else []
     if attempt.verdict != "PASS":
-        gathered.append(Evidence(title=title, rows=rows, code=code, frames=attempt.frames, log=attempt.log))
+        at, source = (attempt.place.below(root), attempt.place.source) if attempt.place else ("", "")
+        gathered.append(
+            Evidence(title=title, at=at, source=source, rows=rows, code=code, frames=attempt.frames, log=attempt.log)
+        )
     for match in attempt.universal.values():
         gathered.append(Evidence(title=match.title, rows=rows_of(match.rows), code=[] if gathered else code))
     if gathered and l0_log:
@@ -89,7 +96,7 @@ def failure_text(
             lines.append(f"  baseline: {verdict.deviation.reason} [{verdict.deviation.reference}]")
     lines += fresh.words
     for item in evidence:
-        lines += ["", item.title]
+        lines += ["", item.title, *([f"  {item.at}: {item.source}"] if item.at else [])]
         width = max((len(row.name) for row in item.rows), default=0)
         for row in item.rows:
             mark = "  ok " if row.ok else "  NOT"

@@ -36,7 +36,7 @@ def encode_vmrun(answer: VmrunAnswer) -> bytes:
     """The body of a VMRUN's answer."""
     mask, registers = encode_registers(answer.registers)
     counts = (len(answer.events), len(answer.differences), len(answer.host_changes))
-    head = struct.pack("<IQHHHH", answer.result, answer.tsc_cycles, mask, *counts)
+    head = struct.pack("<IQHHHH", answer.result | answer.serial << 16, answer.tsc_cycles, mask, *counts)
     differences = b"".join(struct.pack("<HH", at, len(data)) + data for at, data in answer.differences)
     host = b"".join(
         struct.pack("<HHIQQ", kind, 0, number, before, after)

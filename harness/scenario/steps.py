@@ -256,6 +256,11 @@ def host_state() -> Step:
     return Step(Op.HOST_STATE, b"")
 
 
+def host_state_at(cpu: int, serial: int) -> Step:
+    """Reads the host state as it was right before a VMRUN of that CPU (see VmrunAnswer.serial)."""
+    return Step(Op.HOST_STATE, struct.pack("<HH", cpu, serial))
+
+
 def cpu_start(cpu: int, steps: list[Step]) -> Step:
     """Starts a list of steps on another CPU."""
     return Step(Op.CPU_START, struct.pack("<BBH", cpu, 0, 0) + encode_list(steps))
@@ -311,6 +316,7 @@ class VmrunAnswer:
     events: list[Fault]
     differences: list[tuple[int, bytes]]
     host_changes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    serial: int = 0  # by which the executor knows the host state that it has kept; 0: it has kept none
 
 
 class _Cursor:
@@ -368,7 +374,7 @@ def decode_vmrun(record: Record) -> VmrunAnswer:
     for _ in range(host_count):
         kind, _, number, before, after = cursor.take("<HHIQQ")
         changes[host_item_name(kind, number)] = (before, after)
-    return VmrunAnswer(VmrunResult(result & 0x3F), cycles, registers, events, differences, changes)
+    return VmrunAnswer(VmrunResult(result & 0x3F), cycles, registers, events, differences, changes, result >> 16)
 
 
 def decode_msr(record: Record) -> tuple[int | None, Fault | None]:
@@ -409,6 +415,10 @@ _HOST_NAMES = {
     11: "IDTR.base", 12: "IDTR.limit", 13: "CR0", 14: "CR2", 15: "CR3", 16: "CR4", 17: "CR8", 18: "EFER",
     19: "RFLAGS", 20: "RSP", 21: "DR0", 22: "DR1", 23: "DR2", 24: "DR3", 25: "DR6", 26: "DR7", 27: "XCR0", 28: "RAX",
 }  # fmt: skip
+
+
+HOST_REGISTERS = tuple(_HOST_NAMES.values())
+"""The names of the host state items that are no MSRs."""
 
 
 def host_item_name(kind: int, number: int) -> str:

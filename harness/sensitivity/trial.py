@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from harness.judge.exit import Exit
-from harness.judge.expect import take_mismatches
 from harness.link.hello import Hello
 from harness.link.session import TargetLost
 from harness.scenario.asm import Assembler
@@ -231,7 +230,6 @@ class Trial:
         """One replay; `reached` is given to the honest one, from which is learnt what the test does."""
         session = ReplaySession(hello, calls, lost_at=lost_at)
         l1 = ReplayL1(session, self._assembler, on_exit=None if reached is None else self._exits.__setitem__)
-        take_mismatches()
         what, reason, place, own = "passes", "", None, False
         try:
             with _bounded(REPLAY_MAX_S), nullcontext() if reached is None else self._noting(reached):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
+from itertools import product
+
+from .features import UnknownFeature, known
 
 _TOKEN = re.compile(r"\s*([A-Za-z0-9_.\-]+|[!&|()])")
+_FEATURES_MAX = 10  # of conditions that are asked whether they contradict one another
 _DEPTH_MAX = 16  # a condition is written by people; one that nests deeper is a mistake
 
 Has = Callable[[str], bool]
@@ -24,6 +29,39 @@ def evaluate(expression: str, has: Has, why: Why) -> tuple[bool, str]:
     if parser.tokens:
         raise ValueError(f"condition {expression!r}: {parser.tokens[0]!r} is too much")
     return value, "; ".join(dict.fromkeys(parser.facts))
+
+
+def features_of(expression: str) -> frozenset[str]:
+    """The features that a condition names, by their own names. ValueError if it cannot be read or names an unknown
+    one."""
+    found: set[str] = set()
+
+    def note(name: str) -> bool:
+        found.add(known(name).name)
+        return True
+
+    try:
+        evaluate(expression, note, str)
+    except UnknownFeature as error:
+        raise ValueError(f"condition {expression!r}: {error}") from None
+    return frozenset(found)
+
+
+@cache
+def _contradict(expressions: tuple[str, ...]) -> bool:
+    names = sorted(frozenset().union(*map(features_of, expressions)))
+    if len(names) > _FEATURES_MAX:
+        return False
+
+    def hold(offered: dict[str, bool]) -> bool:
+        return all(evaluate(each, lambda name: offered[known(name).name], str)[0] for each in expressions)
+
+    return not any(hold(dict(zip(names, values, strict=True))) for values in product((False, True), repeat=len(names)))
+
+
+def contradict(expressions: Iterable[str]) -> bool:
+    """Whether there is no CPU on which all the conditions hold."""
+    return _contradict(tuple(expressions))
 
 
 class _Parser:

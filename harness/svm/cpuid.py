@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from . import registers as r
 from .condition import evaluate
-from .features import FEATURES, SVM_BITS, SvmBit, feature, normalise
+from .features import SVM_BITS, SvmBit, known, normalise
 
 __all__ = ["SVM_BITS", "Cpuid", "Leaf", "SvmBit", "svm_bit"]
 
@@ -144,24 +144,20 @@ class Cpuid(Mapping[tuple[int, int], Leaf]):
 
         LMSLE has no bit of its own: it is inferred from long mode and the absence of "EferLmsleUnsupported".
         """
-        known = self._known.get(name)
-        if known is None:
-            known = self._known[name] = self._look(name)
-        return known
+        offered = self._known.get(name)
+        if offered is None:
+            offered = self._known[name] = self._look(name)
+        return offered
 
     def _look(self, name: str) -> bool:
-        item = feature(name)
-        if item is None:
-            raise ValueError(f"unknown CPU feature {name!r}; known: {', '.join(sorted(FEATURES))}")
+        item = known(name)
         if item.infer is not None:
             return item.infer(self.has)
         return bool(self._reg(item.leaf, item.register, item.sub) >> item.bit & 1)
 
     def why(self, name: str) -> str:
         """Where `has(name)` looks and what stands there: `CPUID Fn8000_000A EDX[3] (NRIPS) is 0`."""
-        item = feature(name)
-        if item is None:
-            raise ValueError(f"unknown CPU feature {name!r}")
+        item = known(name)
         if item.infer is not None:
             return f"{item.name} is inferred to be {'there' if self.has(name) else 'missing'} ({item.where})"
         return f"CPUID {item.where} ({item.name}) is {int(self.has(name))}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .bits import Bits, bit, describe_bits, flags, hex_of, span
-from .events import VECTORS, pushes_error_code, vector_name
+from .events import pushes_error_code, vector_name
 from .exitcodes import KNOWN_CODES, VMEXIT, exit_name
 from .registers import register_names
 
@@ -24,6 +24,7 @@ __all__ = [
     "InfoFacts",
     "describe_exitcode",
     "describe_exitinfo",
+    "describe_info",
     "exit_facts",
     "exit_name",
     "info1_defined",
@@ -231,6 +232,13 @@ def describe_exitcode(code: int) -> str:
     return f"{exit_name(code)} ({code:X}h)" if code in KNOWN_CODES else exit_name(code)
 
 
+def describe_info(code: int, number: int, value: int) -> str:
+    """What EXITINFO1 or 2 (`number`) says of an exit with this code, by bit names; "" where the APM says nothing."""
+    facts = exit_facts(code)
+    info = facts.info1 if number == 1 else facts.info2
+    return " ".join(part for part in (info.meaning, describe_bits(info.layout, value)) if part) if info.defined else ""
+
+
 def describe_exitinfo(code: int, info1: int, info2: int) -> str:
     """Both words in words: `EXITINFO1 00600021h: IN SZ16 PORT=60h; EXITINFO2 ...`. Undefined words are called so."""
     facts = exit_facts(code)
@@ -278,13 +286,23 @@ def npf_info(
     return value | 1 << (33 if table_walk else 32)
 
 
+def describe_error_code(vector: int, error_code: int) -> str:
+    """`P RW US` of a #PF, `IDT INDEX=8h` of a selector's fault; "" where the code has no bits, or is 0."""
+    if vector == 14:
+        return describe_bits(PF_ERROR, error_code, 32)
+    if vector in (10, 11, 12, 13) and error_code:
+        return describe_bits(SELECTOR_ERROR, error_code, 32)
+    return ""
+
+
 def describe_exception(vector: int, error_code: int | None) -> str:
     """`#PF[P RW US]`, `#GP[0]`, `#UD`."""
     name = vector_name(vector)
     if error_code is None:
         return name
+    bits = describe_error_code(vector, error_code)
     if vector == 14:
-        return f"{name}[{describe_bits(PF_ERROR, error_code, 32)}]"
-    if vector in VECTORS and vector in (10, 11, 12, 13) and error_code:
-        return f"{name}[{error_code:X}h {describe_bits(SELECTOR_ERROR, error_code, 32)}]"
+        return f"{name}[{bits}]"
+    if bits:
+        return f"{name}[{error_code:X}h {bits}]"
     return f"{name}[{error_code:X}h]" if error_code else f"{name}[0]"

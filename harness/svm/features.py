@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,25 @@ _BY_ANY_NAME: dict[str, Feature] = {
 def feature(name: str) -> Feature | None:
     """The feature of this name or alias; None if nobody knows it."""
     return _BY_ANY_NAME.get(normalise(name))
+
+
+class UnknownFeature(ValueError):
+    """Nobody knows a feature of that name. The text is one line for people."""
+
+
+def known(name: str) -> Feature:
+    """The feature of this name or alias. Raises UnknownFeature, which says which name is near."""
+    item = feature(name)
+    if item is None:
+        names = [each for one in FEATURES.values() for each in (one.name, *one.aliases)]
+        raise UnknownFeature(f"unknown CPU feature {name!r}{nearest(name, names)}")
+    return item
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; did you mean NRIPS?`, or what there is, if nothing is near."""
+    by_fold = {each.lower(): each for each in names}
+    near = get_close_matches(name.lower(), by_fold, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {by_fold[near[0]]}?"
+    return f"; there are {', '.join(sorted(by_fold.values()))}"

@@ -138,6 +138,36 @@ def test_host_state_that_changed_is_told_once(machine: Machine, blobs: Blobs) ->
     assert unasked.host_changes == {}
 
 
+def test_the_whole_host_state_of_a_vmrun_can_be_asked_for_later(machine: Machine, blobs: Blobs) -> None:
+    """It is as it was at that VMRUN, whatever came since; the executor's own state, which a blob left, is not it."""
+    blobs.run(machine, "mov eax, 0x1234\nmov dr3, rax")
+    first = enter(machine, prepare(machine, VMMCALL), VmrunFlag.IF)
+    blobs.run(machine, "xor eax, eax\nmov dr3, rax")
+    second = enter(machine, prepare(machine, VMMCALL), VmrunFlag.NONE)
+    unasked = enter(machine, prepare(machine, VMMCALL), VmrunFlag.NO_HOST_STATE)
+
+    kept = [
+        steps.decode_host_state(machine.run(steps.host_state_at(0, ran.answer.serial))[0]) for ran in (first, second)
+    ]
+    now = steps.decode_host_state(machine.run(steps.host_state())[0])
+    assert [state["DR3"] for state in kept] == [0x1234, 0]
+    assert [state["RFLAGS"] & 0x200 for state in kept] == [0x200, 0]
+    assert set(kept[0]) == set(kept[1]) == set(now)
+    same = ("CR0", "CR3", "CR4", "EFER", "CS", "GDTR.base", "IDTR.limit", "MSR_C0010117")
+    assert [kept[1][name] for name in same] == [now[name] for name in same]
+    assert (second.answer.serial - first.answer.serial, unasked.answer.serial) == (1, 0)
+
+
+@pytest.mark.parametrize(("cpu", "ago"), [(0, 64), (0, -1), (1, 0), (2, 0), (0xFFFF, 0)])
+def test_a_host_state_that_is_not_kept_is_a_bad_step(machine: Machine, cpu: int, ago: int) -> None:
+    for _ in range(ago):
+        enter(machine, prepare(machine, VMMCALL))
+    last = enter(machine, prepare(machine, VMMCALL)).answer.serial
+
+    statuses = [machine.status(steps.host_state_at(*which)) for which in ((cpu, last - ago), (0, last))]
+    assert statuses == [Status.BAD_STEP, Status.OK]
+
+
 FLAGS = [
     NONE, VmrunFlag.IF, VmrunFlag.VMLOAD, VmrunFlag.VMSAVE, VmrunFlag.VMLOAD | VmrunFlag.VMSAVE, VmrunFlag.NO_CLGI,
     VmrunFlag.NO_CLGI | VmrunFlag.IF, VmrunFlag.NO_STGI, VmrunFlag.NO_GIF_PROBE, VmrunFlag.NO_HOST_STATE,

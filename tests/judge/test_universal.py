@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.guest import images
-from harness.judge import universal
+from harness.judge import consistency, universal
+from harness.judge.clauses import load_clauses
 from harness.judge.exit import Exit
 from harness.scenario.steps import Fault, Phase, VmrunAnswer, VmrunResult
-from harness.svm import VMEXIT, Vmcb, make_cpuid
+from harness.svm import CHECKS, SVM_BITS, VMEXIT, Vmcb, broken_rules, field, make_cpuid
 
 GOOD = {"exitcode": VMEXIT.VMMCALL, "exitinfo1": 0, "exitinfo2": 0, "exitintinfo": 0, "eventinj": 0}
 CPUID = make_cpuid(["NP", "LbrVirt"])
 DEBUGCTL = "MSR_000001D9"
+PAE = {name: images.vmcb_image("pae32")[name] for name in ("efer", "cr0", "cr3", "cr4", "cs.attrib")}
 LOST = VmrunResult.PROBED | VmrunResult.PROBE_LOST
 
 
@@ -30,13 +34,14 @@ def exit_with(
     vmsaved=False,
     events=(),
     clgi=True,
+    vmcb_known=True,
 ):
     start = images.vmcb_image("long64")
     start.update(before or {})
     after = start.copy()
     after.update(GOOD | (fields or {}))
     answer = VmrunAnswer(result, 0, {}, list(events), [], host or {})
-    made = Exit(start, Vmcb(after.data), answer, {}, vmsaved=vmsaved)
+    made = Exit(start, Vmcb(after.data), answer, {}, vmsaved=vmsaved, vmcb_known=vmcb_known)
     return universal.judge(made, universal.Context(CPUID, code, clgi))
 
 
@@ -87,8 +92,14 @@ def test_good_exit_is_judged_by_every_check_and_passes():
         ("control_area_untouched", {"fields": {"nrip": 0x1234}}),
         (
             "control_area_untouched_when_invalid",
-            {"fields": {"exitcode": VMEXIT.INVALID, "v_intr_masking": 0}},
+            {"before": {"asid": 0}, "fields": {"exitcode": VMEXIT.INVALID, "v_intr_masking": 0}},
         ),
+        ("invalid_iff_rule_broken", {"fields": {"exitcode": VMEXIT.INVALID}}),
+        ("invalid_iff_rule_broken", {"fields": {"exitcode": 0xFFFF_FFFF}}),
+        ("invalid_iff_rule_broken", {"before": {"asid": 0}}),
+        ("invalid_iff_rule_broken", {"before": {"efer": 0x500}}),
+        ("invalid_iff_rule_broken", {"before": {"eventinj": 0x8000_0702}}),
+        ("invalid_iff_rule_broken", {"before": {"dr7": 1 << 32 | 0x400}}),
         ("vmload_fields_untouched", {"fields": {"lstar": 1}}),
         ("vmload_fields_untouched", {"fields": {"fs.base": 1}}),
         ("exitcode_known", {"fields": {"exitcode": 0xA5A5_A5A5_A5A5_A5A5}}),
@@ -129,6 +140,12 @@ def test_reserved_bytes():
         {"fields": {"lstar": 1}, "vmsaved": True},
         {"fields": {"cr2": 5, "rip": 7, "v_tpr": 3}},
         {"result": LOST, "code": b"\x0f\x30"},
+        {"before": {"asid": 0}, "fields": {"exitcode": VMEXIT.INVALID}},
+        {"before": {"asid": 0, "tlb_control": 2}, "fields": {"exitcode": VMEXIT.INVALID}},
+        {"before": {"tlb_control": 2}, "fields": {"exitcode": VMEXIT.INVALID}},
+        {"before": {"tlb_control": 2}},
+        {"before": PAE, "fields": {"exitcode": VMEXIT.INVALID}},
+        {"before": {"asid": 0}, "vmcb_known": False},
     ],
 )
 def test_what_hardware_does_is_no_deviation(honest):
@@ -137,3 +154,71 @@ def test_what_hardware_does_is_no_deviation(honest):
 
 def test_vmrun_that_faulted_made_no_exit():
     assert exit_with(result=VmrunResult.FAULTED) == {}
+
+
+def test_a_vmcb_with_clean_bits_may_not_be_the_one_that_was_read():
+    start = images.vmcb_image("long64")
+    start.update({"asid": 0, "clean": 1})
+    after = start.copy()
+    after.update(GOOD)
+    made = Exit(start, after, VmrunAnswer(VmrunResult.PROBED, 0, {}, [], [], {}), {})
+    both = [make_cpuid(["NP", "VmcbClean"]), make_cpuid(["NP"])]
+
+    asked = [universal.judge(made, universal.Context(cpuid, b"", True)) for cpuid in both]
+    assert ["core.exit.invalid_iff_rule_broken" in failing(outcome) for outcome in asked] == [False, True]
+
+
+def test_only_rules_that_are_certain_are_asked():
+    """A rule that can be broken for certain states a clause that every CPU must hold, where its condition does."""
+    clauses = load_clauses(Path(__file__).resolve().parents[2] / "suites")
+    never = {"tlb_control_reserved", "x2avic_without_avic"}  # never certain, and no clause says so
+    classes = {check.id: clauses[check.clause].class_ for check in CHECKS if check.id not in never}
+    uncertain = {name for name, class_ in classes.items() if class_ not in ("mandatory", "conditional")}
+
+    assert uncertain == {
+        "efer_lma_mismatch", "cr0_reserved", "pcide_without_long_mode", "pae_pdpe", "rflags_reserved",
+        "rflags_vm_in_long_mode", "asid_beyond_nasid", "eventinj_reserved", "control_reserved",
+    }  # fmt: skip
+    broken = Vmcb(bytearray(b"\xff" * 4096))
+    assert not (uncertain | never) & {rule.id for rule in broken_rules(broken, make_cpuid([])) if rule.certain}
+
+
+def test_what_was_found_on_one_cpu_is_not_taken_for_another():
+    answers = []
+    for cpuid in (make_cpuid(["UMIP"]), make_cpuid([]), make_cpuid(["UMIP"])):
+        start = images.vmcb_image("long64")
+        start.update({"cr4": start["cr4"] | 1 << 11})
+        after = start.copy()
+        after.update(GOOD)
+        made = Exit(start, after, VmrunAnswer(VmrunResult.PROBED, 0, {}, [], [], {}), {})
+        outcome = universal.judge(made, universal.Context(cpuid, b"", True))
+        answers.append("core.exit.invalid_iff_rule_broken" in failing(outcome))
+
+    assert answers == [False, True, False]
+
+
+class Watched(Vmcb):
+    """A VMCB that notes which fields are read."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.read = set()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def test_what_the_rules_read_is_what_tells_vmcbs_apart():
+    """Else the answer for another VMCB would be taken."""
+    everything = make_cpuid([each.name for each in SVM_BITS if not each.reserved] + ["CET_SS", "LM", "NX", "PCID"])
+    read = set()
+    for mode in ("long64", "pae32", "real16"):
+        for fill in (None, 0xFF):
+            vmcb = Watched(images.vmcb_image(mode).data if fill is None else bytearray([fill]) * 4096)
+            broken_rules(vmcb, everything)
+            read |= vmcb.read
+
+    assert {"cr0", "asid", "eventinj"} <= read
+    told = [name for name in read if any(start <= field(name).offset < end for start, end in consistency.ASKED)]
+    assert sorted(told) == sorted(read)
