@@ -80,15 +80,18 @@ class Deviation:
         name = test.rpartition("::")[2]
         return self.clause == clause and (not self.tests or any(like(pattern, name) for pattern in self.tests))
 
+    def knows(self, row: tuple[str, str]) -> bool:
+        """True if this row may differ, and what came in it is known."""
+        name, came = row
+        return name in self.fields or any(like(pattern, came) for pattern in self.got.get(name, ()))
+
     def excuses(self, rows: Rows, reason: str) -> bool:
         """True if it knows that these rows differ and what came in them, or, where none does, the reason."""
         if self.says and (not like(f"*{self.says}*", reason) or (rows and self.verdict == "FAIL")):
             return False
         if not self.fields and not self.got:
             return True
-        return bool(rows) and all(
-            name in self.fields or any(like(pattern, came) for pattern in self.got.get(name, ())) for name, came in rows
-        )
+        return bool(rows) and all(self.knows(row) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,12 @@ class Baseline:
             if entry.verdict == verdict and entry.covers(clause, test) and entry.excuses(rows, reason):
                 return entry
         return None
+
+    def news_among(self, clause: str, test: str, rows: Rows) -> Rows:
+        """Of the rows of a new FAIL those that the entry which knows most of them does not know."""
+        entries = (d for d in self.deviations if d.verdict == "FAIL" and d.covers(clause, test))
+        left = ([row for row in rows if not entry.knows(row)] for entry in entries)
+        return min((unknown for unknown in left if unknown), key=len, default=rows)
 
     def promised(self, clause: str, test: str) -> Deviation | None:
         """An entry that names this test (not merely its clause) and so says that it deviates."""

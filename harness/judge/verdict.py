@@ -66,7 +66,8 @@ def judge(
         if attempt.verdict in DEVIATES:
             known = baseline.known(name, test, attempt.verdict, _said(rows), attempt.reason, after_others=after_others)
             news = "known" if known else "new"
-            verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason, known, rows))
+            summary = attempt.reason if known else _headline(attempt.reason, rows, baseline, name, test)
+            verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, summary, known, rows))
         elif attempt.verdict == "PASS" and (promised := baseline.promised(name, test)):
             verdicts.append(
                 ClauseVerdict(name, "PASS", "mended", False, "passes, but the baseline says it deviates", promised)
@@ -77,9 +78,21 @@ def judge(
     for name, match in attempt.universal.items():
         rows = differing(match)
         known = baseline.known(name, test, "FAIL", _said(rows), after_others=after_others)
-        summary = next((f"{row.name}: expected {row.expected}, got {row.got}" for row in rows), "")
+        summary = _telling(rows[0]) if rows else ""
+        summary = summary if known else _headline(summary, rows, baseline, name, test)
         verdicts.append(ClauseVerdict(name, "FAIL", "known" if known else "new", True, summary, known, rows))
     return verdicts
+
+
+def _headline(reason: str, rows: Sequence[Row], baseline: Baseline, clause: str, test: str) -> str:
+    """The reason of a new deviation, with the first row that the baseline does not know in place of the first one."""
+    unknown = baseline.news_among(clause, test, _said(rows))
+    new = next((row for row in rows if (row.name, row.got) in unknown), None)
+    return reason.replace(_telling(rows[0]), _telling(new)) if new is not None else reason
+
+
+def _telling(row: Row) -> str:
+    return f"{row.name}: expected {row.expected}, got {row.got}"
 
 
 def differing(match: Match | None) -> tuple[Row, ...]:

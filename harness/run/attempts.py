@@ -63,7 +63,7 @@ class Decided:
             worker=settings.worker,
             clauses=[v.clause for v in self._verdicts if not v.universal],
             news=self.news,
-            reason=self._attempt.reason or self._telling(),
+            reason=self._telling(),
             duration_s=round(duration_s, 4),
             scenario=self._l1.digests[-1] if self._l1.digests else "",
             checks=[_check(verdict) for verdict in self._verdicts],
@@ -73,9 +73,9 @@ class Decided:
         )
 
     def _telling(self) -> str:
-        """What the first deviation came to, a new one before those that are known."""
+        """What the first new deviation came to; else why the test ended as it did, or a known one."""
         by_news = {verdict.news: verdict.summary for verdict in reversed(self._verdicts)}
-        return by_news.get("new") or by_news.get("known") or ""
+        return by_news.get("new") or self._attempt.reason or by_news.get("known") or ""
 
     def raise_outcome(self) -> None:
         """Tells pytest: new and mended deviations fail, known ones are expected failures, the rest passes."""
