@@ -70,9 +70,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     )
     parser.add_argument(
         "--values",
-        action="store_true",
+        nargs="?",
+        const="add",
+        choices=("add", "anew"),
         help="no new entries: write into those that there are what the run's deviations came to, added to what they "
-        "have; no reason is needed",
+        "have, or (anew) in its place, patterns apart; no reason is needed",
     )
     parser.add_argument("--write", action="store_true", help="change the baseline files")
     parser.set_defaults(run=run, baselines=ROOT / "baselines")
@@ -199,7 +201,7 @@ def propose_values(summary: Summary, args: argparse.Namespace) -> list[Proposal]
                 continue
             before = path.read_text()
             try:
-                after, left = with_values(before, path, left, _numbers(version))
+                after, left = with_values(before, path, left, _numbers(version), anew=args.values == "anew")
             except BaselineError as error:
                 raise UserError(str(error)) from None
             if after != before:

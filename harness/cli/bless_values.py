@@ -47,16 +47,22 @@ def says_of(reason: str) -> str:
     return re.sub(r"\*(\W\*)+", "*", _NUMBER.sub("*", parts[min(1, len(parts) - 1)]))[:SAYS_MAX].strip()
 
 
-def with_values(text: str, path: Path, found: Iterable[Judged], version: tuple[int, ...]) -> tuple[str, list[Judged]]:
+def with_values(
+    text: str, path: Path, found: Iterable[Judged], version: tuple[int, ...], *, anew: bool = False
+) -> tuple[str, list[Judged]]:
     """The baseline with what `found` came to in the entries that know it, and what no entry of this file knows.
 
-    An entry gets rows that its `fields` name, or any if it names none; answers are added to those that it has.
+    An entry gets rows that it names, or any if it names none; answers are added to those that it has. `anew`: they
+    take the place of those, but for patterns, and rows come with those that it names.
     """
     known = read_all(path)
     of_entry: dict[int, list[Judged]] = {}
     rest = []
     for judged in found:
-        at = next((n for n, entry in enumerate(known) if _is_of(entry, judged, version)), None)
+        fitting = [(n, entry) for n, entry in enumerate(known) if _speaks_of(entry, judged, version)]
+        exact = (n for n, entry in fitting if entry.excuses(rows_of(judged), judged.outcome.result.reason))
+        near = (n for n, entry in fitting if _shares_rows(entry, judged, anew=anew))
+        at = next(exact, next(near, None))
         if at is None:
             rest.append(judged)
         else:
@@ -64,26 +70,35 @@ def with_values(text: str, path: Path, found: Iterable[Judged], version: tuple[i
     lines = text.splitlines(keepends=True)
     for number, (start, end, _) in reversed(list(enumerate(entries(text, path)))):
         if number in of_entry:
-            lines[start:end] = [_filled("".join(lines[start:end]), known[number], of_entry[number])]
+            block = _filled("".join(lines[start:end]), known[number], of_entry[number], anew=anew)
+            lines[start:end] = [block]
     return "".join(lines), rest
 
 
-def _is_of(entry: Deviation, judged: Judged, version: tuple[int, ...]) -> bool:
-    if entry.verdict != judged.verdict or not entry.covers(judged.clause, judged.outcome.test):
-        return False
-    if not in_range(entry.versions, version) or (entry.after_others and not judged.after_others):
-        return False
-    names = {name for name, _ in rows_of(judged)}
-    there = {*entry.fields, *entry.got}
-    return names <= there if there else entry.says == "" or entry.excuses((), judged.outcome.result.reason)
+def _speaks_of(entry: Deviation, judged: Judged, version: tuple[int, ...]) -> bool:
+    return (
+        entry.verdict == judged.verdict
+        and entry.covers(judged.clause, judged.outcome.test)
+        and in_range(entry.versions, version)
+        and (judged.after_others or not entry.after_others)
+    )
 
 
-def _filled(block: str, entry: Deviation, found: Sequence[Judged]) -> str:
-    if entry.verdict != "FAIL":
-        if entry.says:
-            return block
-        return replaced(block, "says", "".join(lines_for(found)))
-    got = _gathered(entry.got, found)
+def _shares_rows(entry: Deviation, judged: Judged, *, anew: bool) -> bool:
+    if entry.says:
+        return entry.excuses((), judged.outcome.result.reason)
+    there, names = {*entry.fields, *entry.got}, {name for name, _ in rows_of(judged)}
+    return not there or names <= there or (anew and bool(names & there))
+
+
+def _filled(block: str, entry: Deviation, found: Sequence[Judged], *, anew: bool) -> str:
+    if entry.verdict != "FAIL" or entry.says:
+        return block if entry.says else replaced(block, "says", "".join(lines_for(found)))
+    kept = entry.got
+    if anew:
+        patterns = {name: [each for each in came if "*" in each] for name, came in kept.items()}
+        kept = {name: tuple(came) for name, came in patterns.items() if came}
+    got = _gathered(kept, found)
     if not got:
         return block
     block = replaced(block, "got", "\n".join(answers(got)))

@@ -28,7 +28,8 @@ def exception(vector):
 @pytest.mark.parametrize("vector", EXCEPTIONS, ids=lambda vector: f"vector{vector}")
 def test_injected_exception_is_not_intercepted(l1, vector):
     """Its own intercept is the only one that is set; its handler runs; nothing is left in EXITINTINFO."""
-    guest = EventGuest(l1, CANARY, no_intercept=[f"exc_{n}" for n in range(32) if n != vector], regs={"rbx": 0x600D})
+    others = [f"exc_{n}" for n in range(32) if n != vector]
+    guest = EventGuest(l1, CANARY, no_intercept=others, regs={"rbx": 0x600D}, mapped=True)
     guest.guest.vmcb["eventinj"] = exception(vector)
 
     exit = guest.run()

@@ -122,7 +122,7 @@ def propose_all(folder: Path, baselines: Path, **more: Any) -> list[bless.Propos
             "clause": [],
             "into": "",
             "baselines": baselines,
-            "values": False,
+            "values": None,
         }
         | more
     )
@@ -364,7 +364,7 @@ def test_values_are_written_into_the_entries_there_are(tmp_path: Path, baselines
         result("test_d", "core.nowhere", "FAIL", "new", ("rip", "3h")),
     )
 
-    after = proposed(folder, baselines, values=True)
+    after = proposed(folder, baselines, values="add")
 
     assert after is not None
     first, second, third = tomllib.loads(after)["deviation"]
@@ -375,9 +375,22 @@ def test_values_are_written_into_the_entries_there_are(tmp_path: Path, baselines
     assert "# free" in after and "# Mended soon." in after
 
     path.write_text(after)
-    assert proposed(folder, baselines, values=True) is None  # a second time changes nothing
+    assert proposed(folder, baselines, values="add") is None  # a second time changes nothing
     more = record(tmp_path / "more", result("test_a[2]", "core.a", "FAIL", "new", ("exitcode", "62h")))
-    assert 'got.exitcode = ["60h", "61h", "62h"]' in (proposed(more, baselines, values=True) or "")
+    assert 'got.exitcode = ["60h", "61h", "62h"]' in (proposed(more, baselines, values="add") or "")
+
+
+def test_values_anew_take_the_place_of_those_of_before(tmp_path: Path, baselines: Path) -> None:
+    path = baselines / "qemu-tcg.toml"
+    path.write_text(BASELINE.replace('reason = "all', 'got.rip = ["1h"]\ngot.rax = ["*"]\nreason = "all'))
+    rows = ("rip", "2h"), ("rax", "77h"), ("exitcode", "60h")
+    folder = record(tmp_path / "run", result("test_c", "core.c", "FAIL", "new", *rows))
+
+    assert proposed(folder, baselines, values="add") is None
+    after = proposed(folder, baselines, values="anew")
+
+    assert after is not None
+    assert tomllib.loads(after)["deviation"][2]["got"] == {"rip": ["2h"], "rax": ["*"], "exitcode": ["60h"]}
 
 
 @pytest.mark.parametrize(
