@@ -138,7 +138,7 @@ def test_vmsave_stores_what_the_guest_wrote(l1, name):
 @clause("core.load.vmload_state_comes_back")
 @pytest.mark.parametrize("name", MSRS)
 def test_vmload_gives_the_guest_its_value(l1, name):
-    """The other way round: VMLOAD of the VMCB before VMRUN is how L1 hands these to L2. L1 has other values till then."""
+    """The other way round: VMLOAD of the VMCB before VMRUN is how L1 hands these to L2. L1 has others before."""
     _, _, code, own, value = STATE[name]
     guest = with_l1_state(l1, code, vmcb=DECOYS, regs={"rbx": 0})
     guest.setup(write_msr(MSRS[name], own))
