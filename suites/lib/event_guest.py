@@ -70,17 +70,21 @@ class EventGuest:
         self.real = mode == "real16"
         code += _WARM * mapped
         self.guest: Guest = l1.guest(code, mode=mode, cpl=cpl, **options)  # type: ignore[arg-type]
+        self.idt, self.gdt = pages = l1.scratch(1), l1.scratch(1)
         self._handlers = handlers
         self._base = self.guest.code_base if self.real else 0
         self._stubs = REAL_STUBS
+        self.inner_stack_top = 0
+        if handlers is None or cpl:
+            self.inner_stack_top = l1.scratch(1) + 0x1000
         if handlers is None:
             self._stubs = REAL_STUBS if self.real else l1.scratch(1)
             self.guest.write(self._base + self._stubs, _STUB * 256)
         attributes = dict.fromkeys(range(256), gate) | (gates or {})
-        self.idt, self.gdt = with_handlers(
-            l1, self.guest, self.at, attributes=attributes, limit=idt_limit, descriptors=self._descriptors()
+        descriptors = self._descriptors()
+        with_handlers(
+            l1, self.guest, self.at, attributes=attributes, limit=idt_limit, descriptors=descriptors, pages=pages
         )
-        self.inner_stack_top = l1.scratch(1) + 0x1000 if cpl else 0
         if cpl:
             self.guest.vmcb.update(self._task(l1.scratch(1)))
             self.guest.vmcb.update(

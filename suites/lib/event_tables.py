@@ -23,14 +23,16 @@ def flat_descriptors(mode):
     return [0, CODE64 if mode in LONG_MODES else CODE32, DATA32]
 
 
-def with_handlers(l1, guest, targets, *, attributes=None, vectors=256, limit=None, descriptors=None, now=False):
+def with_handlers(
+    l1, guest, targets, *, attributes=None, vectors=256, limit=None, descriptors=None, now=False, pages=None
+):
     """Gives the guest an IDT and a GDT of its own.
 
     `targets` is where the vectors lead: one address for all, or a function of the vector. `attributes` gives single
     vectors another attribute byte, `limit` the table another limit, `descriptors` the GDT other entries. The tables
-    are written with the guest's first run, or `now`. Returns the addresses of both.
+    are written with the guest's first run, or `now`, into `pages` or into free ones. Returns the addresses of both.
     """
-    idt, gdt = l1.scratch(1), l1.scratch(1)
+    idt, gdt = pages or (l1.scratch(1), l1.scratch(1))
     lead = targets if callable(targets) else lambda _vector: targets
     table = b"".join(
         gate(guest.mode, lead(n), attributes=(attributes or {}).get(n, INTERRUPT_GATE), base=guest.code_base)

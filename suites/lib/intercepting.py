@@ -43,7 +43,8 @@ def with_tables(l1, guest, handler=None):
     """A 64-bit GDT with an LDT at 18h and a TSS at 28h, and an IDT whose 256 vectors lead to the label `handler`."""
     own = {name: guest.vmcb[name] for name in ("idtr.base", "idtr.limit")}
     descriptors = [0, CODE64, DATA32, LDT, 0, TSS, 0, 0]
-    with_handlers(l1, guest, guest[handler] if handler else 0, descriptors=descriptors)
+    gdt, idt = l1.scratch(1), l1.scratch(1)
+    with_handlers(l1, guest, guest[handler] if handler else 0, descriptors=descriptors, pages=(idt, gdt))
     if not handler:
         guest.vmcb.update(own)
     return guest
