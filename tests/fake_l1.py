@@ -110,7 +110,6 @@ class FakeL1:
             result |= VmrunResult.FAULTED
             events = FAULT.pack(vector, 2, error is not None, 0, error or 0, 0x1000, 0, 0, 2, 0, 8, 0, 0)
         host = b"".join(struct.pack("<HHIQQ", kind, 0, number, old, new) for kind, number, old, new in outcome.host)
-        head = struct.pack(
-            "<IQHHHH", result | self.vmruns << 16, 1000, 0, len(events) // FAULT.size, count, len(outcome.host)
-        )
+        counts = (len(events) // FAULT.size, count, len(outcome.host))
+        head = struct.pack("<IQHHHH", result | self.vmruns << 16, 1000, 0, *counts)
         return (Status.FAULT if outcome.fault else Status.OK), head + events + differences + host

@@ -24,14 +24,17 @@ def _vmrun(s: State) -> Finding:
 def _msrpm(s: State) -> Finding:
     end = (s["msrpm_base_pa"] & ~_PAGE_OFFSET) + MSRPM_SIZE
     limit = 1 << s.cpuid.maxphyaddr
-    # A map that ends exactly at the limit: public tests expect a refusal, the APM's wording can be read both ways.
-    return broken_if(end > limit, unsure=end == limit)
+    # A map that ends exactly at the limit: public tests expect a refusal, the APM's wording can be read both ways. Nor
+    # is it written whether a map is looked at whose intercept is clear.
+    asked = s.vmcb.intercepts("msr")
+    return broken_if(asked and end > limit, unsure=end >= limit)
 
 
 @rule("iopm_range", "the I/O permissions map reaches the end of physical memory", "15.5.1; 15.10.1")
 def _iopm(s: State) -> Finding:
     last = (s["iopm_base_pa"] & ~_PAGE_OFFSET) + _IOPM_LAST_BYTE
-    return broken_if(last >= 1 << s.cpuid.maxphyaddr)
+    beyond = last >= 1 << s.cpuid.maxphyaddr
+    return broken_if(beyond and s.vmcb.intercepts("ioio"), unsure=beyond)
 
 
 @rule("asid_zero", "the guest's ASID is 0", "15.5.1; 15.25.1")
@@ -130,8 +133,9 @@ def _x2avic(s: State) -> Finding:
     return broken_if(False, unsure=s.cpuid.has("x2AVIC") and s["x2avic_enable"] and not s["avic_enable"])
 
 
-_ENABLES: tuple[tuple[str, str], ...] = (  # NP and LBR are left out: unadvertised, they are plainly ignored
-    ("avic_enable", "AVIC"), ("x2avic_enable", "x2AVIC"), ("v_gif_enable", "VGIF"), ("v_nmi_enable", "VNMI"),
+_ENABLES: tuple[tuple[str, str], ...] = (  # LBR is left out: unadvertised, it is plainly ignored
+    ("np_enable", "NP"), ("avic_enable", "AVIC"), ("x2avic_enable", "x2AVIC"), ("v_gif_enable", "VGIF"),
+    ("v_nmi_enable", "VNMI"),
     ("sev_enable", "SEV"), ("sev_es_enable", "SEV-ES"), ("gmet_enable", "GMET"), ("sss_check_enable", "SSSCheck"),
     ("vte_enable", "VTE"), ("rogpt_enable", "ROGPT"), ("invlpgb_enable", "TlbiCtl"),
     ("virt_vmload_vmsave", "VmsaveVirt"), ("ibs_virt_enable", "IbsVirt"), ("pmc_virt_enable", "PmcVirt"),

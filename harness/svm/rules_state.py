@@ -113,7 +113,8 @@ def _without_pe(s: State) -> Finding:
 @rule("cs_l_and_d", "EFER.LME, CR0.PG, CR4.PAE, CS.L and CS.D are all 1")
 def _cs_l_and_d(s: State) -> Finding:
     both = r.ATTRIB_L | r.ATTRIB_DB
-    return broken_if(s.lme_and_paging and s["cr4"] & r.CR4_PAE and s["cs.attrib"] & both == both)
+    set_both = s["cs.attrib"] & both == both
+    return broken_if(set_both and s.lme_and_paging and s["cr4"] & r.CR4_PAE, unsure=set_both)
 
 
 @rule("pae_pdpe", "a legacy PAE page-directory-pointer entry has a reserved bit set, without nested paging")

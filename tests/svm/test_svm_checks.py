@@ -61,6 +61,8 @@ BOTH = r.ATTRIB_L | r.ATTRIB_DB
 BAD_PDPE = (0x1001, 0x2003, 0x3001, 0x4001)
 GOOD_PDPE = (0x1001, 0x2001, 0, 0x4001 | r.CR0_PE)
 
+MAPS = {"intercept_misc1": 1 << 27 | 1 << 28}  # IOIO_PROT and MSR_PROT
+
 CASES = [
     Case("efer_svme_clear", {"efer": LM}, {"efer": LM | SVME}),
     Case("efer_lme_without_lm", {"efer": SVME | r.EFER_LME}, {"efer": SVME}, mode="prot32", without=("LM",),
@@ -100,7 +102,8 @@ CASES = [
     Case("long_mode_without_pe", {"cr0": PAGED & ~r.CR0_PE}, {"cr0": PAGED & ~r.CR0_PE, "efer": SVME},
          name="paged real mode is legal"),
     Case("cs_l_and_d", {"cs.attrib": 0x29B | BOTH}, {"cs.attrib": 0x29B}),
-    Case("cs_l_and_d", {"cs.attrib": 0xA9B | BOTH}, {"cs.attrib": 0xA9B | BOTH, "efer": SVME}, name="only long mode"),
+    Case("cs_l_and_d", {"cs.attrib": 0xA9B | BOTH}, {"cs.attrib": 0xA9B & ~r.ATTRIB_L | r.ATTRIB_DB}),
+    Case("cs_l_and_d", {"cs.attrib": 0xA9B | BOTH, "efer": SVME}, certain=False, name="outside long mode"),
     Case("pae_pdpe", {}, mode="pae32", host={"pdpes": BAD_PDPE}, good_host={"pdpes": GOOD_PDPE}, certain=False),
     Case("pae_pdpe", {}, mode="pae32", host={"pdpes": (1 << 48 | 1, 0, 0, 0)}, good_host={"pdpes": (1 << 47 | 1,)},
          certain=False),
@@ -110,11 +113,13 @@ CASES = [
     Case("rflags_reserved", {"rflags": 2 | 1 << 22}, {"rflags": 2 | 1 << 21}, certain=False),
     Case("rflags_vm_in_long_mode", {"rflags": 2 | r.RFLAGS_VM}, certain=False),
     Case("vmrun_intercept_clear", {"intercept_misc2": 2}, {"intercept_misc2": 1}),
-    Case("msrpm_range", {"msrpm_base_pa": LIMIT - 0x1000}, {"msrpm_base_pa": LIMIT - 0x3000}),
-    Case("msrpm_range", {"msrpm_base_pa": LIMIT}, {"msrpm_base_pa": 0x3_0FFF}, name="low bits are ignored"),
+    Case("msrpm_range", MAPS | {"msrpm_base_pa": LIMIT - 0x1000}, MAPS | {"msrpm_base_pa": LIMIT - 0x3000}),
+    Case("msrpm_range", MAPS | {"msrpm_base_pa": LIMIT}, {"msrpm_base_pa": 0x3_0FFF}, name="low bits are ignored"),
+    Case("msrpm_range", {"msrpm_base_pa": LIMIT}, certain=False, name="not intercepted"),
     Case("msrpm_range", {"msrpm_base_pa": LIMIT - 0x2000}, certain=False, name="ends exactly at the limit"),
-    Case("iopm_range", {"iopm_base_pa": LIMIT - 0x2000}, {"iopm_base_pa": LIMIT - 0x3000}),
-    Case("iopm_range", {"iopm_base_pa": 1 << 63}, {"iopm_base_pa": LIMIT - 0x2001}),
+    Case("iopm_range", MAPS | {"iopm_base_pa": LIMIT - 0x2000}, MAPS | {"iopm_base_pa": LIMIT - 0x3000}),
+    Case("iopm_range", MAPS | {"iopm_base_pa": 1 << 63}, {"iopm_base_pa": LIMIT - 0x2001}),
+    Case("iopm_range", {"iopm_base_pa": 1 << 63}, certain=False, name="not intercepted"),
     Case("asid_zero", {"asid": 0}, {"asid": 15}),
     Case("asid_beyond_nasid", {"asid": 16}, certain=False),
     Case("tlb_control_reserved", {"tlb_control": 2}, {"tlb_control": 1}, certain=False),
@@ -144,6 +149,8 @@ CASES = [
          features=("AVIC", "x2AVIC"), certain=False),
     *(Case("control_unadvertised", {name: 1}, certain=False, name=name)
       for name in ("avic_enable", "v_gif_enable", "v_nmi_enable", "sev_enable", "gmet_enable", "virt_vmload_vmsave")),
+    Case("control_unadvertised", {"np_enable": 1, "n_cr3": 1 << 63, "g_pat": 0}, features=(), certain=False,
+         name="NP not offered"),
     Case("control_reserved", {"np_control": 1 << 63}, {"host_reserved": 1}, certain=False),
     Case("control_reserved", {"vintr": 1 << 10}, certain=False),
     Case("control_reserved", {"int_state": 4}, {"int_state": 1}, certain=False),
@@ -198,7 +205,6 @@ def test_clause_ids():
         ({"cpl": 3}, ()),  # DPL and RPL are not compared with it
         ({"dr6": 0xFFFF_FFFF, "dr7": 0xFFFF_FFFF}, ()),
         ({"g_pat": 0xFFFF_FFFF_FFFF_FFFF}, ("NP",)),  # not looked at without NP_ENABLE
-        ({"np_enable": 1, "n_cr3": 0xFFFF_FFFF_FFFF_FFFF, "g_pat": 0}, ()),  # NP not offered: ignored
         ({"virt_ext": 1}, ()),  # LbrVirt not offered: ignored
         ({"intercept_misc1": 0, "intercept_exceptions": 0, "intercept_misc2": 1}, ()),
     ],
@@ -275,6 +281,7 @@ def test_every_single_bit_flip_is_judged_as_the_apm_says():
     for item in wholes:
         for number in range(item.bit_width):
             vmcb = make_template("long64", **PLACES)
+            vmcb.update(MAPS)
             vmcb[item.name] ^= 1 << number
             if any(rule.certain for rule in broken_rules(vmcb, cpuid)):
                 fatal.add((item.name, number))
