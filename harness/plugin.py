@@ -35,7 +35,7 @@ from harness.record import (
     Writer,
     load,
 )
-from harness.run import rehearsal
+from harness.run import order, rehearsal
 from harness.run.attempts import Attempts
 from harness.run.worker import ROOT, Settings, SetupError, Worker, check_setup, release
 from harness.scenario.asm import AssemblyError
@@ -83,6 +83,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--dangerous", action="store_true", help="also run tests that can take an L0 host down")
     group.addoption("--baseline", metavar="FILE", help="the known deviations (default: baselines/TARGET.toml)")
+    group.addoption(
+        "--shuffle", type=int, metavar="SEED", help="run the tests in another order, the one of this number"
+    )
     group.addoption("--nsvm-answers", metavar="FILE", help="keep the target's answers for `nsvm sensitivity`")
     group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
 
@@ -167,6 +170,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     if not config.option.target and not config.option.collectonly:
         raise pytest.UsageError(f"say which target: --target {' or '.join(target_names())}")
+    if config.option.shuffle is not None:
+        order.shuffle(items, config.option.shuffle)
     worker = config.stash.get(WORKER, None)
     if worker is not None:
         rehearsal.rehearse(suite_items, worker.assembler)
@@ -253,6 +258,7 @@ class Control:
                 nsvm=NsvmInfo(version=VERSION, **_commit()),
                 python=platform.python_version(),
                 host=HostInfo(os=platform.platform(), cpu=_cpu()),
+                shuffle=config.option.shuffle,
             )
         )
         for stated in load_clauses(config.rootpath / "suites").values():
@@ -352,7 +358,7 @@ def _mended_everywhere(baseline: Baseline, run: Run, target: str) -> Iterator[Re
     fired = {item.clause for item in run.universals if item.failed}
     judged = universal | {check.clause for result in run.results for check in result.checks if check.verdict == "PASS"}
     for entry in baseline.deviations:
-        if entry.sometimes or entry.clause not in (universal if entry.tests else judged):
+        if not entry.always or entry.clause not in (universal if entry.tests else judged):
             continue
         if not entry.tests and entry.clause in fired:
             continue  # in an attempt that did not count
@@ -400,6 +406,7 @@ def _settings(config: pytest.Config) -> Settings:
         cpu_model=option.cpu,
         without=feature_mask.parse(option.without or ""),
         baud=option.baud,
+        shuffle=option.shuffle,
     )
 
 

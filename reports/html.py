@@ -166,7 +166,7 @@ def render_html(summary: Summary) -> str:
         bit_words=_bit_words,
         test_groups=lambda clause, target: _test_groups(clause.judged.get(target, ()), links),
         clause_link=lambda clause, target: _clause_link(clause, target, links),
-        fresh=[o for o in summary.outcomes if o.fresh_differs],
+        fresh=[o for o in summary.outcomes if o.fresh_differs or o.after_others],
         lost=[o for o in summary.outcomes if o.category == "lost"],
         events=events[:EVENTS_MAX],
         events_left_out=max(0, len(events) - EVENTS_MAX),

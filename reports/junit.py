@@ -104,15 +104,15 @@ def _case(outcome: Outcome) -> ET.Element:
     ]
     baselines = list(dict.fromkeys(j.baseline for j in outcome.judged if j.baseline))
     told += [("baseline", f"{b.reason} {b.reference}".strip()) for b in baselines]
-    if outcome.fresh_differs:
-        told.append(("fresh_boot", "differs"))
+    if outcome.fresh_differs or outcome.after_others:
+        told.append(("fresh_boot", outcome.result.fresh.state if outcome.result.fresh else ""))
     for key, value in told:
         if value:
             ET.SubElement(properties, "property", name=key, value=line(value, _REASON_MAX))
     reason = line(next((j.summary for j in outcome.judged if j.category == outcome.category), "") or result.reason, 600)
     match outcome.category:
         case "new":
-            ET.SubElement(case, "failure", type=outcome.verdict, message=reason).text = _body(outcome)
+            ET.SubElement(case, "failure", type=outcome.word, message=reason).text = _body(outcome)
         case "mended":
             message = f"mended: the baseline says that this deviates, and it passes. {reason}".strip()
             ET.SubElement(case, "failure", type="mended", message=message).text = _body(outcome)
@@ -128,7 +128,8 @@ def _case(outcome: Outcome) -> ET.Element:
 
 def _body(outcome: Outcome) -> str:
     """The evidence as text."""
-    out = [f"{outcome.verdict} on {outcome.target}"]
+    out = [f"{outcome.word} on {outcome.target}"]
+    out += [line(text, 600) for text in outcome.result.fresh.words] if outcome.result.fresh else []
     out += [f"clause {j.clause}: {j.verdict} {line(j.summary)}" for j in outcome.judged if j.verdict != "PASS"]
     for evidence in outcome.result.evidence:
         out += ["", line(evidence.title)] if evidence.title else [""]

@@ -53,6 +53,7 @@ class Alike:
     verdict: str
     summary: str
     fresh_differs: bool
+    after_others: bool
 
 
 class _Budget:
@@ -138,11 +139,11 @@ def shown_deviations(summary: Summary) -> list[ShownDeviation]:
 
 
 def _alike(judged: Sequence[Judged]) -> list[Alike]:
-    found: dict[tuple[str, str, str, bool], Alike] = {}
+    found: dict[tuple[str, str, str, bool, bool], Alike] = {}
     for item in judged:
         function, param = split_param(item.outcome.test)
-        key = (function, item.verdict, item.summary, item.outcome.fresh_differs)
-        found.setdefault(key, Alike(function, [], item.verdict, item.summary, key[3])).params.append(param)
+        key = (function, item.verdict, item.summary, item.outcome.fresh_differs, item.after_others)
+        found.setdefault(key, Alike(function, [], item.verdict, item.summary, key[3], key[4])).params.append(param)
     return list(found.values())
 
 

@@ -154,7 +154,7 @@ def _print_deviations(console: Console, title: str, deviations: list[Deviation],
         clause = deviation.clause.info
         where = f" on {line(deviation.target, 60)}" if len(summary.targets) > 1 else ""
         head = Text("  ")
-        head.append(deviation.verdict, style=_STYLES.get(deviation.verdict, ""))
+        head.append(deviation.word, style=_STYLES.get(deviation.verdict, ""))
         head.append(f" {line(clause.id, 120)}{where}", style="bold")
         more = len(deviation.judged) - 1
         head.append(f" ({line(clause.apm, 40)})" if clause.apm else "")
@@ -167,6 +167,9 @@ def _print_deviations(console: Console, title: str, deviations: list[Deviation],
         console.print(
             Text(f"    {line(first.outcome.test, 300)}" + (f" and {more} more" if more else "")), soft_wrap=True
         )
+        if first.after_others and first.outcome.result.fresh:
+            for text in first.outcome.result.fresh.words:
+                console.print(Text(f"    {line(text, 300)}"), soft_wrap=True)
         if first.outcome.result.rerun:
             console.print(Text(f"    {line(first.outcome.result.rerun, 400)}"), soft_wrap=True)
     if len(deviations) > DEVIATIONS_MAX:
@@ -202,9 +205,15 @@ def _print_record(console: Console, summary: Summary) -> None:
         console.print(Text(f"! {line(text, 300)}"), style="yellow", soft_wrap=True)
     if len(told) > 10:
         console.print(f"! and {len(told) - 10} more")
-    differ = sum(1 for o in summary.outcomes if o.fresh_differs)
+    differ = [o for o in summary.outcomes if o.fresh_differs or o.after_others]
     if differ:
-        one = "One test" if differ == 1 else f"{differ} tests"
-        console.print(Text(f"{one} came out otherwise on a fresh boot."))
+        one = "One test" if len(differ) == 1 else f"{len(differ)} tests"
+        console.print(Text(f"{one} came out otherwise on a fresh boot:"))
+        for outcome in differ[:LOST_MAX]:
+            fresh = outcome.result.fresh
+            said = line(fresh.words[0] if fresh and fresh.words else "", 300)
+            _indented(console, f"{line(outcome.test, 300)}: {said}")
+        if len(differ) > LOST_MAX:
+            console.print(f"  and {len(differ) - LOST_MAX} more: see the report")
     if told or differ:
         console.print()

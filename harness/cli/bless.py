@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import os
 import re
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from harness.cli.baseline_text import entries, replaced, string, texts
+from harness.cli.bless_values import lines_for, rows_of, with_values
 from harness.cli.clauses import collect
 from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
 from harness.cli.render import find_run
 from harness.judge.baseline import Baseline, BaselineError, Deviation, in_range
 from harness.record import BAD_VERDICTS, FILE_NAME, load
-from harness.summary import OF_BASELINE, Judged, Summary, summarise
+from harness.summary import OF_BASELINE, Judged, Summary, TargetSummary, summarise
 
 UNIVERSAL_TESTS_MAX = 20
 """A universal check that fires in more tests than this is blessed for all of them: it speaks of every VMRUN."""
-_HEADER = re.compile(r"^\s*\[\[?")
-_ENTRY = re.compile(r"^\s*\[\[\s*deviation\s*\]\]")
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -70,6 +68,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         help="the baseline file, without .toml, where a target has several: kvm, or kvm-on-tcg for what comes from "
         "the emulated CPU below (default: L0's own)",
     )
+    parser.add_argument(
+        "--values",
+        nargs="?",
+        const="add",
+        choices=("add", "anew"),
+        help="no new entries: write into those that there are what the run's deviations came to, added to what they "
+        "have, or (anew) in its place, patterns apart; no reason is needed",
+    )
     parser.add_argument("--write", action="store_true", help="change the baseline files")
     parser.set_defaults(run=run, baselines=ROOT / "baselines")
 
@@ -94,7 +100,7 @@ class Proposal:
 
 def run(args: argparse.Namespace) -> int:
     """Proposes, and writes where asked to."""
-    if not args.reason.strip():
+    if not args.values and not args.reason.strip():
         raise UserError("bless needs --reason TEXT: why does the target deviate, and is the expectation right?")
     try:
         in_range(args.versions, ())
@@ -105,10 +111,10 @@ def run(args: argparse.Namespace) -> int:
     if summary.unfinished:
         say("this run was cut short: the proposal is made of what it recorded")
     try:
-        collected = [str(entry["test"]) for entry in collect()]
+        collected = [] if args.values else [str(entry["test"]) for entry in collect()]
     except HarnessError:
         collected = []  # nothing is abbreviated then
-    proposals = propose(summary, args, collected)
+    proposals = propose_values(summary, args) if args.values else propose(summary, args, collected)
     lost = sum(target.tally.lost for target in summary.targets)
     if lost:
         say(f"{lost} tests ended without a verdict (ERROR or MISS); those cannot be blessed")
@@ -139,12 +145,11 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
     """The edits, one for each target that needs any; raises UserError if a baseline cannot be read."""
     proposals = []
     for target in summary.targets:
-        named = next((m.info.baselines for m in target.machines if m.info.baselines), (target.name,))
+        named, version = _baselines_of(target)
         into = args.into or named[0]
         if into not in named:
             raise UserError(f"--into {into}: the baselines of {target.name} are {', '.join(named)}")
         paths = [args.baselines / f"{name}.toml" for name in named]
-        version = next((machine.info.version for machine in target.machines if machine.info.version), "")
         reference = args.reference.strip() or f"run {_run_id(summary)}, {version or target.name}"
         try:
             there = Baseline.load_all(paths, _numbers(version))
@@ -155,7 +160,12 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
             judged
             for judged in _found(summary, target.name, "new", args.clause)
             if there.known(
-                judged.clause, judged.outcome.test, judged.verdict, _fields(judged), judged.outcome.result.reason
+                judged.clause,
+                judged.outcome.test,
+                judged.verdict,
+                rows_of(judged),
+                judged.outcome.result.reason,
+                after_others=judged.after_others,
             )
             is None
         ]
@@ -175,15 +185,37 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
     return proposals
 
 
-def _fields(judged: Judged) -> list[str]:
-    """The rows that differed. A universal check's evidence begins with its clause, that of the test itself does not."""
-    return [
-        row.name
-        for evidence in judged.outcome.result.evidence
-        if evidence.title.startswith(f"{judged.clause}, ") is judged.universal
-        for row in evidence.rows
-        if not row.ok
-    ]
+def propose_values(summary: Summary, args: argparse.Namespace) -> list[Proposal]:
+    """The edits that write what came into the entries that are there; raises UserError if a baseline cannot be read."""
+    proposals = []
+    for target in summary.targets:
+        named, version = _baselines_of(target)
+        left = [
+            judged
+            for category in ("known", "new")
+            for judged in _found(summary, target.name, category, args.clause)
+            if judged.verdict in BAD_VERDICTS
+        ]
+        for path in (args.baselines / f"{name}.toml" for name in named):
+            if not path.exists():
+                continue
+            before = path.read_text()
+            try:
+                after, left = with_values(before, path, left, _numbers(version), anew=args.values == "anew")
+            except BaselineError as error:
+                raise UserError(str(error)) from None
+            if after != before:
+                _check(after, path)
+                proposals.append(Proposal(path, before, after))
+        if left:
+            say(f"{target.name}: {len(left)} deviations are in no entry; bless them with a reason")
+    return proposals
+
+
+def _baselines_of(target: TargetSummary) -> tuple[Sequence[str], str]:
+    """The names of its baselines, the first its own, and its version."""
+    named = next((m.info.baselines for m in target.machines if m.info.baselines), (target.name,))
+    return named, next((machine.info.version for machine in target.machines if machine.info.version), "")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -213,17 +245,17 @@ def _by_hand(summary: Summary, wanted: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(judged.clause for judged in mended if judged.outcome.test.startswith(OF_BASELINE)))
 
 
-def _grouped(found: Iterable[Judged]) -> dict[tuple[str, str], list[Judged]]:
-    """By clause and verdict, in order."""
-    groups: dict[tuple[str, str], list[Judged]] = {}
+def _grouped(found: Iterable[Judged]) -> dict[tuple[str, str, bool], list[Judged]]:
+    """By clause, verdict, and whether it shows after others only; in order."""
+    groups: dict[tuple[str, str, bool], list[Judged]] = {}
     for judged in found:
         if judged.verdict in BAD_VERDICTS:
-            groups.setdefault((judged.clause, judged.verdict), []).append(judged)
+            groups.setdefault((judged.clause, judged.verdict, judged.after_others), []).append(judged)
     return groups
 
 
 def _entry(
-    key: tuple[str, str],
+    key: tuple[str, str, bool],
     found: Sequence[Judged],
     reason: str,
     reference: str,
@@ -233,18 +265,20 @@ def _entry(
     collected: Sequence[str],
 ) -> str:
     """The text of one entry."""
-    clause, verdict = key
+    clause, verdict, after_others = key
     tests = list(dict.fromkeys(_name(judged.outcome.test) for judged in found))
     universal = all(judged.universal for judged in found)
-    lines = ["[[deviation]]", f"clause = {_string(clause)}"]
+    lines = ["[[deviation]]", f"clause = {string(clause)}"]
     if not (universal and len(tests) > UNIVERSAL_TESTS_MAX):
         ran = {_name(outcome.test) for outcome in summary.outcomes if outcome.target == target}
-        lines.append(_tests(abbreviate(tests, ran, collected)))
+        lines.append(texts("tests", abbreviate(tests, ran, collected)))
     if verdict != "FAIL":
-        lines.append(f"verdict = {_string(verdict)}")
-    lines += [f"reason = {_string(reason)}", f"reference = {_string(reference)}"]
+        lines.append(f"verdict = {string(verdict)}")
+    lines += lines_for(found)
+    lines += ["after_others = true"] * after_others
+    lines += [f"reason = {string(reason)}", f"reference = {string(reference)}"]
     if versions:
-        lines.append(f"versions = {_string(versions)}")
+        lines.append(f"versions = {string(versions)}")
     return "\n".join(lines) + "\n"
 
 
@@ -268,29 +302,12 @@ def _name(node: str) -> str:
     return node.rpartition("::")[2]
 
 
-def _string(text: str) -> str:
-    """A TOML string on one line."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _tests(tests: Sequence[str]) -> str:
-    line = f"tests = [{', '.join(map(_string, tests))}]"
-    if len(line) <= 120:
-        return line
-    return "tests = [\n" + "".join(f"    {_string(test)},\n" for test in tests) + "]"
-
-
 def _forget(before: str, path: Path, mended: Sequence[Judged], known: Sequence[Judged]) -> str:
     """The baseline without what is mended: entries that name mended tests keep only those that still deviate or
     did not run.
     """
     lines = before.splitlines(keepends=True)
-    tables = tomllib.loads(before).get("deviation", [])
-    blocks = _blocks(lines)
-    if len(blocks) != len(tables):
-        raise UserError(f"{path}: its entries cannot be told apart; write each as a [[deviation]] of its own")
-    for (start, end), table in reversed(list(zip(blocks, tables, strict=True))):
-        deviation = Deviation(str(table["clause"]), "", "", tests=tuple(table.get("tests", ())))
+    for start, end, deviation in reversed(entries(before, path)):
         gone = {_name(j.outcome.test) for j in mended if deviation.covers(j.clause, j.outcome.test)}
         if not gone or not deviation.tests:
             continue
@@ -303,54 +320,10 @@ def _forget(before: str, path: Path, mended: Sequence[Judged], known: Sequence[J
             else:
                 kept.append(pattern)
         if kept:
-            lines[start:end] = [_replace_tests("".join(lines[start:end]), list(dict.fromkeys(kept)))]
+            lines[start:end] = [replaced("".join(lines[start:end]), "tests", texts("tests", list(dict.fromkeys(kept))))]
         else:
             del lines[start:end]
     return "".join(lines)
-
-
-def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
-    """From and to (not included) of each entry; comments right above a header belong to it."""
-    starts = [number for number, line in enumerate(lines) if _HEADER.match(line)]
-    blocks = []
-    for number, start in enumerate(starts):
-        if not _ENTRY.match(lines[start]):
-            continue
-        end = starts[number + 1] if number + 1 < len(starts) else len(lines)
-        if end < len(lines):
-            end = _above(lines, end)
-        blocks.append((_above(lines, start), end))
-    return blocks
-
-
-def _above(lines: Sequence[str], at: int) -> int:
-    """The first of the comment lines that stand right above a line, unless they begin the file."""
-    first = at
-    while first > 0 and lines[first - 1].lstrip().startswith("#"):
-        first -= 1
-    return at if first == 0 else first
-
-
-def _replace_tests(block: str, tests: Sequence[str]) -> str:
-    """The entry with another list of tests."""
-    start = re.search(r"^[ \t]*tests[ \t]*=[ \t]*\[", block, re.MULTILINE)
-    assert start is not None, "an entry that names tests has a list of them"
-    at, depth, quote = start.end(), 1, ""
-    while depth and at < len(block):
-        char = block[at]
-        if quote:
-            if char == "\\" and quote == '"':
-                at += 1
-            elif char == quote:
-                quote = ""
-        elif char in "\"'":
-            quote = char
-        elif char == "#":
-            at = block.index("\n", at)
-        else:
-            depth += {"[": 1, "]": -1}.get(char, 0)
-        at += 1
-    return block[: start.start()] + _tests(tests) + block[at:]
 
 
 def _check(text: str, path: Path) -> None:

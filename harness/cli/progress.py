@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from harness.record import AFTER_OTHERS
 from harness.text import line
 
 LINE_EVERY_S = 10.0
@@ -75,7 +76,11 @@ class Counts:
             test = str(record.get("test", ""))
             self.tests[test] = "lost" if verdict in ("ERROR", "MISS") else news
             if self.tests[test] in ("new", "mended", "lost"):
-                what = {"new": f"new {verdict}", "mended": "mended", "lost": verdict}[self.tests[test]]
+                fresh = record.get("fresh")
+                others = isinstance(fresh, dict) and fresh.get("state") == AFTER_OTHERS
+                what = {"new": f"new {verdict}{' after others' * others}", "mended": "mended", "lost": verdict}[
+                    self.tests[test]
+                ]
                 return line(f"{what:10} {test}: {str(record.get('reason', ''))[:REASON_MAX]}", LINE_MAX)
         return None
 

@@ -70,6 +70,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     )
     parser.add_argument("--cpu", metavar="MODEL", help="the CPU model for L1, as QEMU's -cpu: max,+svm")
     parser.add_argument("--baud", metavar="N", help="make the console as slow as a serial line of N baud")
+    parser.add_argument(
+        "--shuffle",
+        metavar="SEED",
+        help="another order of the tests, the one that belongs to this number: every test must say the same in it",
+    )
     machine.program_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -100,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
 def _options(args: argparse.Namespace, programs: machine.Programs) -> list[str]:
     """The plugin's options; raises UserError for one that makes no sense."""
     baud = _number("--baud", args.baud, 1 << 32, "baud")
+    seed = _number("--shuffle", args.shuffle, 1 << 32, "seed, any number", least=0)
     try:
         without = ",".join(feature_mask.parse(args.without or ""))
     except feature_mask.MaskError as error:
@@ -112,6 +118,7 @@ def _options(args: argparse.Namespace, programs: machine.Programs) -> list[str]:
         "--cpu": args.cpu,
         "--without": without or None,
         "--baud": None if baud is None else str(baud),
+        "--shuffle": None if seed is None else str(seed),
     }
     options = [word for option, value in given.items() if value is not None for word in (option, value)]
     return [*options, "--dangerous"] if args.dangerous else options

@@ -90,6 +90,15 @@ class L1:
         if count > 1 and self.session.boot.hello.cpu_count < count:
             raise NotOffered("the target has one CPU; this needs two (--cpus 2)")
 
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Universal checks meanwhile do not count among those of the run."""
+        counted, self._tallies = self._tallies, {}
+        try:
+            yield
+        finally:
+            self._tallies = counted
+
     def either(self, condition: str, *, offered: Expected, absent: Expected) -> Expected:
         """What to expect both ways round: `nrip=l1.either("NRIPS", offered=guest["next"], absent=unwritten)`.
 

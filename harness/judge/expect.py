@@ -40,6 +40,9 @@ class Special:
     name: str
 
 
+ROWS_MAX = 64
+"""So many rows a comparison has that takes in what later VMRUNs of its test came to."""
+
 Expected = int | AnyOf | Masked | Special
 
 unwritten = Special("unwritten")
@@ -94,9 +97,10 @@ class Match:
         return held
 
     def take_in(self, later: Match) -> None:
-        """Adds what `later` has that disagrees under names that agreed so far, or were not there."""
-        told = {row.name for row in self.rows if not row.ok}
-        added = [row for row in later.rows if not row.ok and row.name not in told]
+        """Adds what `later` has that disagrees and was not seen so far, another answer in the same row, too."""
+        seen = {(row.name, row.got) for row in self.rows if not row.ok}
+        room = max(0, ROWS_MAX - len(self.rows))
+        added = [row for row in later.rows if not row.ok and (row.name, row.got) not in seen][:room]
         self.rows += [replace(row, meaning=f"in a later VMRUN{row.meaning and '; ' + row.meaning}") for row in added]
 
     def __repr__(self) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.judge.baseline import Baseline, Deviation
 from harness.judge.comparisons import Place
-from harness.judge.expect import Match
+from harness.judge.expect import Match, Row
 from harness.record import worst, worst_news
+
+_NUMBER = re.compile(r"[0-9.]+")
 
 DEVIATES = ("FAIL", "CRASH", "HANG")
 
@@ -26,9 +29,15 @@ class Attempt:
     log: str = ""
     error: BaseException | None = None
 
-    def signature(self) -> tuple[str, tuple[str, ...]]:
-        """What two attempts must share to count as the same."""
-        return self.verdict, tuple(sorted(self.universal))
+    def signature(self) -> tuple[object, ...]:
+        """What two attempts must share to be the same: the verdict, each row that differs, and what came in it."""
+        own: list[object] = [*_said(differing(self.mismatch))] or [_NUMBER.sub("", self.reason)]
+        return self.verdict, *own, *((name, *_said(differing(match))) for name, match in sorted(self.universal.items()))
+
+    def shape(self) -> tuple[object, ...]:
+        """The signature without what came, which may be what an earlier test has left behind."""
+        own = tuple(row.name for row in differing(self.mismatch))
+        return self.verdict, own, tuple(sorted(self.universal))
 
 
 @dataclass(frozen=True)
@@ -41,16 +50,24 @@ class ClauseVerdict:
     universal: bool
     summary: str
     deviation: Deviation | None = None
+    rows: tuple[Row, ...] = ()
+    """What differs."""
 
 
-def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baseline) -> list[ClauseVerdict]:
-    """The verdict of each of the test's own clauses, then of each universal clause that fired."""
+def judge(
+    attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baseline, *, after_others: bool = False
+) -> list[ClauseVerdict]:
+    """The verdict of each of the test's own clauses, then of each universal clause that fired. `after_others`: the
+    attempt was seen in a shared boot, and a fresh one does not show it.
+    """
     verdicts = []
+    rows = differing(attempt.mismatch)
     for name in clauses:
         if attempt.verdict in DEVIATES:
-            known = baseline.known(name, test, attempt.verdict, _fields(attempt.mismatch), attempt.reason)
+            known = baseline.known(name, test, attempt.verdict, _said(rows), attempt.reason, after_others=after_others)
             news = "known" if known else "new"
-            verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason, known))
+            summary = attempt.reason if known else _headline(attempt.reason, rows, baseline, name, test)
+            verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, summary, known, rows))
         elif attempt.verdict == "PASS" and (promised := baseline.promised(name, test)):
             verdicts.append(
                 ClauseVerdict(name, "PASS", "mended", False, "passes, but the baseline says it deviates", promised)
@@ -59,14 +76,32 @@ def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baselin
             news = "skipped" if attempt.verdict == "SKIP" else "ok"
             verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason))
     for name, match in attempt.universal.items():
-        known = baseline.known(name, test, "FAIL", _fields(match))
-        summary = next((f"{row.name}: expected {row.expected}, got {row.got}" for row in match.rows if not row.ok), "")
-        verdicts.append(ClauseVerdict(name, "FAIL", "known" if known else "new", True, summary, known))
+        rows = differing(match)
+        known = baseline.known(name, test, "FAIL", _said(rows), after_others=after_others)
+        summary = _telling(rows[0]) if rows else ""
+        summary = summary if known else _headline(summary, rows, baseline, name, test)
+        verdicts.append(ClauseVerdict(name, "FAIL", "known" if known else "new", True, summary, known, rows))
     return verdicts
 
 
-def _fields(match: Match | None) -> list[str]:
-    return [] if match is None else [row.name for row in match.rows if not row.ok]
+def _headline(reason: str, rows: Sequence[Row], baseline: Baseline, clause: str, test: str) -> str:
+    """The reason of a new deviation, with the first row that the baseline does not know in place of the first one."""
+    unknown = baseline.news_among(clause, test, _said(rows))
+    new = next((row for row in rows if (row.name, row.got) in unknown), None)
+    return reason.replace(_telling(rows[0]), _telling(new)) if new is not None else reason
+
+
+def _telling(row: Row) -> str:
+    return f"{row.name}: expected {row.expected}, got {row.got}"
+
+
+def differing(match: Match | None) -> tuple[Row, ...]:
+    """The rows of a comparison that disagree."""
+    return () if match is None else tuple(row for row in match.rows if not row.ok)
+
+
+def _said(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    return [(row.name, row.got) for row in rows]
 
 
 def overall(verdicts: Sequence[ClauseVerdict]) -> tuple[str, str]:

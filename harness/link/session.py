@@ -6,6 +6,7 @@ which says what kind of loss it was and carries the evidence. The next request b
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from harness.scenario.steps import MalformedAnswer, Record, Status, Step, TableK
 DEADLINE_S = 10.0
 ROUND_TRIPS = 200  # and this many round trips, for consoles that are slow
 START_TRIES = 3
+HISTORY_MAX = 4096
 SVM_OFF_AND_ON = bytes.fromhex(
     "b9 170101c0 0f32 89c6 89d7"  # RDMSR of VM_HSAVE_PA, kept in ESI and EDI: an L0 may forget it meanwhile
     "b9 800000c0 0f32 25 ffefffff 0f30"  # RDMSR of EFER, without SVME, WRMSR
@@ -43,9 +45,18 @@ class ExecutorRefused(Exception):
     """The executor would not do a step: a scenario that cannot be, or a bug of ours."""
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A scenario that a boot has run, and which test it was of."""
+
+    test: str
+    scenario: Scenario
+    deadline_s: float | None
+
+
 @dataclass
 class Boot:
-    """One boot of the target."""
+    """One boot of the target. `history` holds the last scenarios that it ran, oldest first."""
 
     number: int
     link: Link
@@ -53,6 +64,7 @@ class Boot:
     templates: Templates = field(default_factory=Templates)
     scenarios: int = 0
     dirty: str | None = None
+    history: deque[Past] = field(default_factory=lambda: deque(maxlen=HISTORY_MAX))
 
 
 class Session:
@@ -63,6 +75,7 @@ class Session:
     ) -> None:
         self.target = target
         self.boots = 0
+        self.test = ""  # whose scenarios are run
         self._use_lane = use_lane
         self._on_event = on_event or (lambda _what, _detail: None)
         self._boot: Boot | None = None
@@ -93,6 +106,7 @@ class Session:
         """
         boot = self.boot
         boot.scenarios += 1
+        boot.history.append(Past(self.test, scenario, deadline_s))
         compiled = compile_items(scenario.items, boot.templates)
         wanted = {id(item) for item in scenario.items if isinstance(item, Step)}
         records = self._send(boot, compiled, deadline_s or self.deadline_s)

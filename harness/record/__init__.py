@@ -9,6 +9,7 @@ of a run that was cut short, and `Run.complete` says so.
 from __future__ import annotations
 
 from harness.record.kinds import (
+    AFTER_OTHERS,
     SCHEMA,
     BaselineRef,
     Check,
@@ -36,6 +37,7 @@ from harness.record.verdicts import BAD_VERDICTS, LOST_VERDICTS, NEWS, VERDICTS,
 from harness.record.writer import FILE_NAME, LINE_MAX_BYTES, Writer, encode
 
 __all__ = [
+    "AFTER_OTHERS",
     "BAD_VERDICTS",
     "FILE_NAME",
     "LINE_MAX_BYTES",

@@ -47,6 +47,7 @@ def _run_start(s: Source) -> RunStart:
         ),
         python=s.text("python"),
         host=HostInfo(os=host.text("os"), cpu=host.text("cpu")),
+        shuffle=s.whole("shuffle") if s.has("shuffle") else None,
     )
 
 
@@ -97,8 +98,26 @@ def _check(s: Source) -> Check:
         universal=s.flag("universal"),
         baseline=None
         if baseline is None
-        else BaselineRef(reason=baseline.text("reason"), reference=baseline.text("reference")),
+        else BaselineRef(
+            reason=baseline.text("reason"),
+            reference=baseline.text("reference"),
+            after_others=baseline.flag("after_others"),
+        ),
         summary=s.text("summary"),
+        rows=_rows(s),
+    )
+
+
+def _rows(s: Source) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            name=r.text("name"),
+            expected=r.text("expected"),
+            got=r.text("got"),
+            meaning=r.text("meaning"),
+            ok=r.flag("ok"),
+        )
+        for r in s.subs("rows")
     )
 
 
@@ -107,16 +126,7 @@ def _evidence(s: Source) -> Evidence:
         title=s.text("title"),
         at=s.text("at"),
         source=s.text("source"),
-        rows=tuple(
-            Row(
-                name=r.text("name"),
-                expected=r.text("expected"),
-                got=r.text("got"),
-                meaning=r.text("meaning"),
-                ok=r.flag("ok"),
-            )
-            for r in s.subs("rows")
-        ),
+        rows=_rows(s),
         code=tuple(
             CodeLine(addr=c.text("addr"), bytes=c.text("bytes"), text=c.text("text"), mark=c.text("mark"))
             for c in s.subs("code")
@@ -147,6 +157,11 @@ def _result(s: Source) -> Result:
             state=fresh.text("state", "not-needed"),
             shared_verdict=fresh.text("shared_verdict"),
             shared_reason=fresh.text("shared_reason"),
+            fresh_verdict=fresh.text("fresh_verdict"),
+            fresh_reason=fresh.text("fresh_reason"),
+            after=fresh.texts("after"),
+            before=fresh.whole("before"),
+            how=fresh.text("how"),
         ),
         rerun=s.text("rerun"),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 SCHEMA: Final = 1
+AFTER_OTHERS: Final = "after-others"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,9 @@ class HostInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStart:
-    """The first record. `started` is ISO 8601 with an offset; `argv` is what the user typed."""
+    """The first record. `started` is ISO 8601 with an offset; `argv` is what the user typed; `shuffle` the seed of the
+    order, None for the usual one.
+    """
 
     KIND: ClassVar[str] = "run"
     run_id: str
@@ -38,6 +41,7 @@ class RunStart:
     nsvm: NsvmInfo = field(default_factory=NsvmInfo)
     python: str = ""
     host: HostInfo = field(default_factory=HostInfo)
+    shuffle: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,22 +90,11 @@ class TargetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineRef:
-    """Why a deviation is known."""
+    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows."""
 
     reason: str = ""
     reference: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """What one test said about one clause. `universal` marks a check that every exit undergoes."""
-
-    clause: str
-    verdict: str
-    news: str = "ok"
-    universal: bool = False
-    baseline: BaselineRef | None = None
-    summary: str = ""
+    after_others: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +106,21 @@ class Row:
     got: str = ""
     meaning: str = ""
     ok: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """What one test said about one clause. `universal` marks a check that every exit undergoes; `rows` are those that
+    differ, new or known.
+    """
+
+    clause: str
+    verdict: str
+    news: str = "ok"
+    universal: bool = False
+    baseline: BaselineRef | None = None
+    summary: str = ""
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,11 +152,37 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fresh:
-    """How the verdict on a boot of its own compares with the one in the shared boot: not-needed, same or differs."""
+    """How the verdict on a boot of its own compares with the one in the shared boot.
+
+    `state`: not-needed; same (verdict, rows and what came in them); differs (it deviates there too, in another way);
+    after-others: the result is the shared boot's, a fresh boot (`fresh_verdict`, `fresh_reason`) does not show it.
+    `after` are the fewest earlier tests that were found after which it shows, in order, of the `before` that the boot
+    had seen; `how` says in words what was tried.
+    """
 
     state: str = "not-needed"
     shared_verdict: str = ""
     shared_reason: str = ""
+    fresh_verdict: str = ""
+    fresh_reason: str = ""
+    after: Sequence[str] = ()
+    before: int = 0
+    how: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """What a reader is told of it, line by line; nothing where there was no need of a fresh boot."""
+        shared = f"{self.shared_verdict} on a shared boot" + (f" ({self.shared_reason})" if self.shared_reason else "")
+        match self.state:
+            case "same":
+                return ["seen on a shared boot, and the same on a fresh one"]
+            case "differs":
+                return [f"differs: {shared}; the above is on a fresh boot"]
+            case "after-others":
+                reason = f" ({self.fresh_reason})" if self.fresh_reason else ""
+                after = [f"  {test}" for test in self.after]
+                return [f"after others: {shared}; {self.fresh_verdict} on a fresh boot{reason}", self.how, *after]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,13 +13,16 @@ from harness.judge.clauses import in_force
 from harness.judge.comparisons import HARNESS, Comparisons, noting, surely_asserts
 from harness.judge.expect import Match, Row
 from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
-from harness.link.session import ExecutorRefused, TargetLost
+from harness.link.session import ExecutorRefused, Past, TargetLost
 from harness.machine.base import Watched
-from harness.record import BaselineRef, Check, Evidence, Fresh, Result
-from harness.run.evidence import failure_text, gather
+from harness.record import AFTER_OTHERS, BaselineRef, Check, Evidence, Fresh, Result
+from harness.run.aftermath import NAMED_MAX, in_words
+from harness.run.evidence import failure_text, gather, rows_of
 from harness.run.worker import Worker
 from harness.scenario.asm import AssemblyError
 
+RERUN_MAX = 8
+"""So many earlier tests stand in the line that runs a test again."""
 PATIENT_US = 2_000_000  # the watchdog of an attempt after one that the executor's own may have ended too soon
 
 
@@ -35,6 +38,7 @@ class Decided:
         fresh: Fresh,
         l1: L1,
         l0_log: str = "",
+        evidence: list[Evidence] | None = None,
     ) -> None:
         self._worker = worker
         self._test = test
@@ -44,7 +48,10 @@ class Decided:
         self._l1 = l1
         self.verdict, self.news = overall(verdicts)
         deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
-        self._evidence: list[Evidence] = gather(attempt, l1, worker.settings.root, l0_log) if deviates else []
+        self._evidence: list[Evidence] = (
+            gather(attempt, l1, worker.settings.root, l0_log) if deviates and evidence is None else evidence or []
+        )
+        self._rerun = worker.rerun(test, fresh.after if len(fresh.after) <= RERUN_MAX else ())
 
     def result(self, duration_s: float) -> Result:
         """The line of the run record."""
@@ -56,19 +63,19 @@ class Decided:
             worker=settings.worker,
             clauses=[v.clause for v in self._verdicts if not v.universal],
             news=self.news,
-            reason=self._attempt.reason or self._telling(),
+            reason=self._telling(),
             duration_s=round(duration_s, 4),
             scenario=self._l1.digests[-1] if self._l1.digests else "",
             checks=[_check(verdict) for verdict in self._verdicts],
             evidence=self._evidence,
             fresh=self._fresh,
-            rerun=self._worker.rerun(self._test),
+            rerun=self._rerun,
         )
 
     def _telling(self) -> str:
-        """What the first deviation came to, a new one before those that are known."""
+        """What the first new deviation came to; else why the test ended as it did, or a known one."""
         by_news = {verdict.news: verdict.summary for verdict in reversed(self._verdicts)}
-        return by_news.get("new") or by_news.get("known") or ""
+        return by_news.get("new") or self._attempt.reason or by_news.get("known") or ""
 
     def raise_outcome(self) -> None:
         """Tells pytest: new and mended deviations fail, known ones are expected failures, the rest passes."""
@@ -84,9 +91,8 @@ class Decided:
             raise pytest.xfail.Exception("; ".join(reasons), pytrace=False)
         if self.news in ("new", "mended") or self._attempt.verdict == "MISS":
             machine = self._worker.machine()
-            rerun = self._worker.rerun(self._test)
             pytest.fail(
-                failure_text(self._verdicts, self._fresh, self._worker.clauses, self._evidence, machine, rerun),
+                failure_text(self._verdicts, self._fresh, self._worker.clauses, self._evidence, machine, self._rerun),
                 pytrace=False,
             )
 
@@ -99,23 +105,71 @@ class Attempts:
         self._item = item
         self._l1 = l1
         self._clauses = clauses
+        self._history: list[Past] = []  # what the boot had run before the last attempt
         self._in_force = clauses
 
     def run(self) -> Decided:
-        """Attempts the test; a new deviation seen on a shared boot is repeated on a fresh one, whose verdict counts."""
+        """Attempts the test; a new deviation seen on a shared boot is repeated on a fresh one.
+
+        Where that one deviates too, its verdict counts. Where it does not, the deviation is one after others.
+        """
         first, was_fresh = self._attempt()
-        verdicts = judge(first, self._in_force, self._item.nodeid, self._worker.baseline)
-        fresh = Fresh(state="not-needed")
-        last = first
-        l0_log = self._l0_evidence() if needs_fresh_boot(verdicts) else ""
-        if needs_fresh_boot(verdicts) and not was_fresh and self._worker.settings.fresh_boot != "never":
-            self._worker.session.restart("a deviation is repeated on a fresh boot")
-            last, _ = self._attempt(trace=True)
-            verdicts = judge(last, self._in_force, self._item.nodeid, self._worker.baseline)
+        verdicts = self._judge(first)
+        if not needs_fresh_boot(verdicts):
+            return self._decided(first, verdicts, Fresh())
+        l0_log = self._l0_evidence()
+        if was_fresh or self._worker.settings.fresh_boot == "never":
+            return self._decided(first, verdicts, Fresh(), l0_log)
+        evidence = gather(first, self._l1, self._worker.settings.root, l0_log)
+        history = self._history
+        self._worker.session.restart("a deviation is repeated on a fresh boot")
+        last, _ = self._attempt(trace=True)
+        again = self._judge(last)
+        if needs_fresh_boot(again) or last.verdict in ("ERROR", "MISS", "SKIP"):
             same = last.signature() == first.signature()
             fresh = Fresh(state="same" if same else "differs", shared_verdict=first.verdict, shared_reason=first.reason)
-            l0_log = self._l0_evidence() or l0_log
-        return Decided(self._worker, self._item.nodeid, last, verdicts, fresh, self._l1, l0_log)
+            return self._decided(last, again, fresh, self._l0_evidence() or l0_log)
+        verdicts = self._judge(first, after_others=True)
+        fresh = self._search(first, overall(again)[0], last.reason, history)
+        return self._decided(first, verdicts, fresh, l0_log, evidence)
+
+    def _judge(self, attempt: Attempt, *, after_others: bool = False) -> list[ClauseVerdict]:
+        baseline = self._worker.baseline
+        return judge(attempt, self._in_force, self._item.nodeid, baseline, after_others=after_others)
+
+    def _decided(
+        self,
+        attempt: Attempt,
+        verdicts: Sequence[ClauseVerdict],
+        fresh: Fresh,
+        l0_log: str = "",
+        evidence: list[Evidence] | None = None,
+    ) -> Decided:
+        return Decided(self._worker, self._item.nodeid, attempt, verdicts, fresh, self._l1, l0_log, evidence)
+
+    def _search(self, first: Attempt, verdict: str, reason: str, history: Sequence[Past]) -> Fresh:
+        """Which of the tests before it must have run for the deviation to show."""
+        worker = self._worker
+
+        def shows() -> bool:
+            again, _ = self._try(trace=False)
+            return again.shape() == first.shape()
+
+        with self._l1.uncounted():
+            found = worker.aftermath.search(worker.session, history, shows)
+        worker.session.restart("the next test gets a boot of its own")
+        before = len({past.test for past in history})
+        named = found.tests if found is not None and found.shown else ()
+        return Fresh(
+            state=AFTER_OTHERS,
+            shared_verdict=first.verdict,
+            shared_reason=first.reason,
+            fresh_verdict=verdict,
+            fresh_reason=reason,
+            after=named[:NAMED_MAX],
+            before=before,
+            how=in_words(found, before),
+        )
 
     def _l0_evidence(self) -> str:
         target = self._worker.target
@@ -138,6 +192,8 @@ class Attempts:
             worker.use_cpus(2 if marked("two_cpus") else worker.settings.cpus)
             l1.session = worker.session
             was_fresh = self._prepare_boot(wants_own=marked("fresh_boot") is not None)
+            self._history = list(worker.session.boot.history)
+            worker.session.test = self._item.nodeid
         except TargetLost as lost:
             return _of_lost(lost, l1), True
         l1.reset(watchdog_us=watchdog_us)
@@ -256,6 +312,9 @@ def _check(verdict: ClauseVerdict) -> Check:
         verdict=verdict.verdict,
         news=verdict.news,
         universal=verdict.universal,
-        baseline=BaselineRef(reason=known.reason, reference=known.reference) if known else None,
+        baseline=BaselineRef(reason=known.reason, reference=known.reference, after_others=known.after_others)
+        if known
+        else None,
         summary=verdict.summary,
+        rows=rows_of(verdict.rows),
     )

@@ -11,11 +11,12 @@ from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from harness.guest.guest import BITS, Guest
 from harness.guest.l1 import L1
+from harness.judge import expect
 from harness.judge.clauses import Clause
 from harness.judge.exit import Exit
-from harness.judge.expect import Match, hexadecimal
+from harness.judge.expect import hexadecimal
 from harness.judge.verdict import Attempt, ClauseVerdict
-from harness.record import CodeLine, Evidence, Fresh, Row
+from harness.record import AFTER_OTHERS, CodeLine, Evidence, Fresh, Row
 from harness.text import visible
 
 CODE_LINES_MAX = 40
@@ -30,24 +31,22 @@ def gather(attempt: Attempt, l1: L1, root: Path, l0_log: str = "") -> list[Evide
     gathered = []
     code = disassemble(l1.guests[-1], l1.last_exit) if l1.guests else []
     title = attempt.mismatch.title if attempt.mismatch is not None else attempt.reason
-    rows = rows_of(attempt.mismatch) if attempt.mismatch is not None else []
+    rows = rows_of(attempt.mismatch.rows) if attempt.mismatch is not None else []
     if attempt.verdict != "PASS":
         at, source = (attempt.place.below(root), attempt.place.source) if attempt.place else ("", "")
         gathered.append(
             Evidence(title=title, at=at, source=source, rows=rows, code=code, frames=attempt.frames, log=attempt.log)
         )
     for match in attempt.universal.values():
-        gathered.append(Evidence(title=match.title, rows=rows_of(match), code=[] if gathered else code))
+        gathered.append(Evidence(title=match.title, rows=rows_of(match.rows), code=[] if gathered else code))
     if gathered and l0_log:
         gathered[0] = replace(gathered[0], l0_log=l0_log)
     return gathered
 
 
-def rows_of(match: Match) -> list[Row]:
-    """A comparison's rows as the run record keeps them."""
-    return [
-        Row(name=row.name, expected=row.expected, got=row.got, meaning=row.meaning, ok=row.ok) for row in match.rows
-    ]
+def rows_of(rows: Sequence[expect.Row]) -> list[Row]:
+    """Rows of a comparison as the run record keeps them."""
+    return [Row(name=row.name, expected=row.expected, got=row.got, meaning=row.meaning, ok=row.ok) for row in rows]
 
 
 def disassemble(guest: Guest, exit: Exit | None) -> list[CodeLine]:
@@ -88,17 +87,14 @@ def failure_text(
         if verdict.news not in ("new", "mended", "known"):
             continue
         stated = clauses.get(verdict.clause)
-        lines.append(f"{verdict.verdict} ({verdict.news})  {verdict.clause}")
+        excused = verdict.deviation is not None and not verdict.deviation.after_others
+        after = " after others" if fresh.state == AFTER_OTHERS and not excused else ""
+        lines.append(f"{verdict.verdict}{after} ({verdict.news})  {verdict.clause}")
         if stated:
             lines += [f"  {stated.statement}", f"  {source_of(stated)}"]
         if verdict.deviation:
             lines.append(f"  baseline: {verdict.deviation.reason} [{verdict.deviation.reference}]")
-    if fresh.state == "same":
-        lines.append("seen on a shared boot, and the same on a fresh one")
-    elif fresh.state == "differs":
-        lines.append(
-            f"differs: {fresh.shared_verdict} on a shared boot ({fresh.shared_reason}); the above is on a fresh boot"
-        )
+    lines += fresh.words
     for item in evidence:
         lines += ["", item.title, *([f"  {item.at}: {item.source}"] if item.at else [])]
         width = max((len(row.name) for row in item.rows), default=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from harness.link.session import Session
 from harness.machine.base import Target, TargetError, TargetOptions
 from harness.machine.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
+from harness.run.aftermath import Aftermath
 from harness.scenario.asm import Assembler
 from harness.targets import create
 
@@ -46,6 +47,7 @@ class Settings:
     cpu_model: str | None = None
     without: tuple[str, ...] = ()
     baud: int | None = None
+    shuffle: int | None = None
 
     def baseline_of(self, target: Target) -> Baseline:
         """The known deviations of the target at its version. Raises BaselineError."""
@@ -74,6 +76,7 @@ class Worker:
         self.settings = settings
         self.clauses: dict[str, Clause] = load_clauses(settings.root / "suites")
         self.assembler = Assembler(settings.root / ".nsvm" / "cache" / "asm")
+        self.aftermath = Aftermath()
         self.tallies: dict[str, Tally] = {}
         self.writer = Writer(settings.out / "run.jsonl")
         self._workdir = WorkFolder(settings.worker)
@@ -110,18 +113,20 @@ class Worker:
         edx = f"Fn8000_000A EDX {cpuid.svm_bits:08X}h"
         return f"{self.target.name}, {self.target.version()}; {cpuid.vendor} {cpuid.brand.strip()}, {edx}"
 
-    def rerun(self, test: str) -> str:
-        """The command that runs one test again."""
+    def rerun(self, test: str, after: Sequence[str] = ()) -> str:
+        """The command that runs one test again, on one boot with the tests before it that matter."""
         given = {
             "--qemu": self.settings.qemu,
             "--bochs": self.settings.bochs,
             "--cpu": self.settings.cpu_model,
             "--without": ",".join(self.settings.without),
             "--baud": str(self.settings.baud or ""),
+            "--shuffle": "" if self.settings.shuffle is None or after else str(self.settings.shuffle),
         }
         extra = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
         extra += " --dangerous" * self.settings.dangerous
-        return f"./nsvm run --target {shlex.quote(self.settings.target)}{extra} {shlex.quote(test)}"
+        extra += " -n 1" * bool(after)
+        return f"./nsvm run --target {shlex.quote(self.settings.target)}{extra} {shlex.join([*after, test])}"
 
     def write_target(self) -> None:
         """Writes down what the target is, as soon and as far as it is known."""

@@ -17,6 +17,7 @@ OOPS = re.compile(
     r"|\(XEN\) [^\n]*FATAL (?:TRAP|PAGE FAULT)[^\n]*)",
     re.MULTILINE,
 )
+XEN_PLACE = re.compile(r"^\(XEN\)[^\n]*Xen call trace:\n\(XEN\)[^\n]*\] R (?:\S*#)?(\w+)\+0x", re.MULTILINE)
 XEN_PANIC = re.compile(
     r"^\(XEN\) (?:\[[^\]\n]*\] )?Panic on CPU \d+:\s*\n(?:\(XEN\) (?:\[[^\]\n]*\] )?)?([^\n]*)", re.MULTILINE
 )
@@ -66,7 +67,9 @@ class SerialLog:
 def fatal_line(console: str) -> str | None:
     """What a console says of a kernel or a Xen that is broken, on one line. None if it is not."""
     if found := XEN_PANIC.search(console):
-        return f"Xen panicked: {found[1].strip()[:200]}"
+        place = XEN_PLACE.search(console)
+        where = f" in {place[1]}()" if place and place.start() < found.start() else ""
+        return f"Xen panicked: {found[1].strip()[:200]}{where}"
     oops, panic = OOPS.search(console), PANIC.search(console)
     if panic is None:
         return f"the host's kernel is broken: {oops[1].strip()[:200]}" if oops else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.record import BAD_VERDICTS, BaselineRef, Check, Result, Run, worst, worst_news
+from harness.record import AFTER_OTHERS, BAD_VERDICTS, BaselineRef, Check, Result, Run, worst, worst_news
 from harness.summary.category import category, severity
 
 NO_CLAUSE = "(no clause)"
@@ -30,6 +30,16 @@ class Judged:
     def universal(self) -> bool:
         """Whether this is a check that every exit undergoes, not a clause that the test names."""
         return self.check is not None and self.check.universal
+
+    @property
+    def after_others(self) -> bool:
+        """Whether it was seen after other tests of the same boot, and a fresh boot does not show it."""
+        return self.outcome.after_others and (self.category == "new" or (self.category == "known" and self.marked))
+
+    @property
+    def marked(self) -> bool:
+        """Whether the entry that knows it speaks of what shows after other tests."""
+        return self.baseline is not None and self.baseline.after_others
 
     @property
     def baseline(self) -> BaselineRef | None:
@@ -72,6 +82,16 @@ class Outcome:
     def universal_only(self) -> bool:
         """Whether it is a known deviation, and nothing deviates but universal checks."""
         return self.category == "known" and all(j.universal for j in self.judged if j.category == "known")
+
+    @property
+    def word(self) -> str:
+        """The verdict, and whether it shows after other tests only."""
+        return f"{self.verdict} after others" if self.after_others else self.verdict
+
+    @property
+    def after_others(self) -> bool:
+        """Whether it deviates after other tests of the same boot only."""
+        return self.result.fresh is not None and self.result.fresh.state == AFTER_OTHERS
 
     @property
     def fresh_differs(self) -> bool:

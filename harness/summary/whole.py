@@ -26,6 +26,11 @@ class Deviation:
         return worst(j.verdict for j in self.judged)
 
     @property
+    def word(self) -> str:
+        """The verdict, and whether all of it shows after other tests only."""
+        return f"{self.verdict} after others" if all(j.after_others for j in self.judged) else self.verdict
+
+    @property
     def baselines(self) -> list[BaselineRef]:
         """The distinct baseline entries, in order."""
         return list(dict.fromkeys(j.baseline for j in self.judged if j.baseline is not None))

@@ -11,7 +11,7 @@ import struct
 import pytest
 
 from harness import VMEXIT, clause, masked
-from suites.lib.event_tables import with_handlers
+from suites.lib.interrupts import interruptible
 
 CR0_TS, CR4_PGE = 1 << 3, 1 << 7
 FLAGS = 0xCD5  # CF PF AF ZF SF DF OF
@@ -184,11 +184,10 @@ def test_v_irq_that_was_not_taken_stays(l1, vector):
 @pytest.mark.parametrize("vector", [0x20, 0x3F], ids=lambda vector: f"vector{vector:02x}")
 def test_v_irq_that_was_taken_is_clear(l1, vector, rflags, enable):
     """L2 has interrupts on, from VMRUN or by its own STI: the handler is reached and V_IRQ is gone."""
-    guest = l1.guest(f"{enable}\nnop\nnop\nvmmcall\nhandler: vmmcall")
-    with_handlers(l1, guest, guest["handler"], vectors=64)
-    guest.vmcb.update({"rflags": rflags, "v_irq": 1, "v_intr_prio": 0xF, "v_intr_vector": vector})
+    fields = {"rflags": rflags, "v_irq": 1, "v_intr_prio": 0xF, "v_intr_vector": vector}
+    guest = interruptible(l1, f"{enable}\nnop\nnop\nvmmcall", [vector], vmcb=fields)
 
-    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["handler"], v_irq=0)
+    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["handled"], v_irq=0)
 
 
 @clause("core.exit.saves_interrupt_shadow")

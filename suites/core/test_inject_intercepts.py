@@ -15,6 +15,7 @@ from suites.lib.event_tables import NO_GATE, NOT_PRESENT_GATE
 CANARY = "start: mov ebx, 0x0bad\nvmmcall"
 V = 1 << 31
 FIELD = (1 << 32) - 1
+OWN_CR2, L1S_CR2 = 0x3141_5926, 0x2718_2818
 EXCEPTIONS = (0, 1, 3, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19)
 
 
@@ -27,7 +28,8 @@ def exception(vector):
 @pytest.mark.parametrize("vector", EXCEPTIONS, ids=lambda vector: f"vector{vector}")
 def test_injected_exception_is_not_intercepted(l1, vector):
     """Its own intercept is the only one that is set; its handler runs; nothing is left in EXITINTINFO."""
-    guest = EventGuest(l1, CANARY, no_intercept=[f"exc_{n}" for n in range(32) if n != vector], regs={"rbx": 0x600D})
+    others = [f"exc_{n}" for n in range(32) if n != vector]
+    guest = EventGuest(l1, CANARY, no_intercept=others, regs={"rbx": 0x600D}, mapped=True)
     guest.guest.vmcb["eventinj"] = exception(vector)
 
     exit = guest.run()
@@ -138,12 +140,13 @@ def test_idt_limit(l1, mode, event, short):
 @pytest.mark.parametrize("event", EVENTS)
 def test_stack_without_a_page(l1, event):
     """#PF of a push: error code and page are the push's, CR2 stays. Which push touches it first is not said."""
-    guest = EventGuest(l1, CANARY, vmcb={"eventinj": event, "rsp": NO_PAGE, "cr2": 0})
+    guest = EventGuest(l1, CANARY, vmcb={"eventinj": event, "rsp": NO_PAGE, "cr2": OWN_CR2})
+    guest.setup("mov cr2, rax", {"rax": L1S_CR2})
 
     exit = guest.run()
 
     page = masked(NO_PAGE - 0x1000, ~0xFFF & (1 << 64) - 1)
-    assert secondary(exit, guest, event, VMEXIT.EXCP_PF, info1=2, info2=page, cr2=0)
+    assert secondary(exit, guest, event, VMEXIT.EXCP_PF, info1=2, info2=page, cr2=OWN_CR2)
 
 
 @clause("core.inject.secondary_exception", "core.exceptions.during_delivery")

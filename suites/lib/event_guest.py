@@ -25,6 +25,7 @@ _RING3, _PRESENT = 0x6000_0000_0000, 0x8000_0000_0000
 REAL_STUBS = 0x4000  # as an offset in the segment of a real-mode guest
 _STUB = b"\x0f\x01\xd9\x90"  # VMMCALL and NOP
 _READ = 0x100
+_WARM = "\nwarm: int 0xF5\nnop"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class EventGuest:
 
     `gates` gives single vectors another attribute byte, `idt_limit` another limit. With `cpl` 3 the handlers run at
     CPL 0 on a stack of their own, `inner_stack_top`, from a TSS that VMLOAD loads.
+
+    `mapped`: L2 has been through a handler before, so that no page of a delivery is touched for the first time in the
+    test's own run. An L0 maps pages at their first touch, and what it does with an event whose delivery is cut short by
+    that is another question than the test's, with an answer that would depend on what ran before.
     """
 
     def __init__(
@@ -57,11 +62,13 @@ class EventGuest:
         gates: dict[int, int] | None = None,
         idt_limit: int | None = None,
         handlers: Mapping[int, str] | None = None,
+        mapped: bool = False,
         **options: object,
     ) -> None:
         self.mode, self.cpl = mode, cpl
         self.long = mode in LONG_MODES
         self.real = mode == "real16"
+        code += _WARM * mapped
         self.guest: Guest = l1.guest(code, mode=mode, cpl=cpl, **options)  # type: ignore[arg-type]
         self.idt, self.gdt = pages = l1.scratch(1), l1.scratch(1)
         self._handlers = handlers
@@ -84,6 +91,16 @@ class EventGuest:
                 {"cs.selector": CODE3, "ss.selector": DATA3, "ds.selector": DATA3, "es.selector": DATA3}
             )
         self.guest.vmcb.update(dict(options.get("vmcb") or {}))  # type: ignore[call-overload]
+        if mapped:
+            self._warm()
+
+    def _warm(self) -> None:
+        """One run through a handler without the test's event; then all is as before it."""
+        before = Vmcb(bytearray(self.guest.vmcb.data))
+        self.guest.vmcb.update({"rip": self.guest["warm"], "rflags": 2, "v_irq": 0, "eventinj": 0})
+        self.run()
+        self.guest.vmcb = before
+        self.guest.rewind()
 
     def __getitem__(self, label: str) -> int:
         return self.guest[label]

@@ -12,9 +12,11 @@ WAIT = "mov ecx, 100000\n{0}: dec ecx\njnz {0}\n"
 def interruptible(l1, code, vectors=(), *, tail=TAIL, **guest):
     """A guest with `code`, then `tail`; interrupts of `vectors` reach `handler`, all others `other`.
 
-    Behind both is a VMMCALL (`handled` for the handler's): the exit's RIP says which was reached.
+    Behind both is a VMMCALL (`handled` for the handler's): the exit's RIP says which was reached. Where a virtual
+    interrupt is asked for, L2's pages are mapped before.
     """
-    return EventGuest(l1, code + tail, handlers=dict.fromkeys(vectors, "handler"), **guest)
+    mapped = bool(guest.get("vmcb", {}).get("v_irq"))
+    return EventGuest(l1, code + tail, handlers=dict.fromkeys(vectors, "handler"), mapped=mapped, **guest)
 
 
 def taken(exit, vector):

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import tomllib
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.cli import bless, main
+from harness.cli.bless_values import says_of
 from harness.cli.console import UserError
 from harness.judge.baseline import Baseline
-from harness.record import BaselineRef, Check, ClauseInfo, End, Result, RunStart, TargetInfo, Writer, load
+from harness.record import (
+    BaselineRef,
+    Check,
+    ClauseInfo,
+    End,
+    Evidence,
+    Fresh,
+    Result,
+    Row,
+    RunStart,
+    TargetInfo,
+    Writer,
+    load,
+)
 from harness.summary import summarise
 
 BASELINE = """\
@@ -45,7 +60,9 @@ COLLECTED = [f"suites/core/test_a.py::test_a[{n}]" for n in (1, 2, 3)] + [
 ]
 
 
-def result(name: str, clause: str, verdict: str, news: str, *, universal: bool = False) -> Result:
+def result(
+    name: str, clause: str, verdict: str, news: str, *rows: tuple[str, str], universal: bool = False, reason: str = ""
+) -> Result:
     check = Check(
         clause=clause,
         verdict=verdict,
@@ -53,6 +70,7 @@ def result(name: str, clause: str, verdict: str, news: str, *, universal: bool =
         universal=universal,
         summary="differs",
         baseline=BaselineRef(reason="r", reference="f") if news == "known" else None,
+        rows=[Row(name=row, expected="0h", got=got) for row, got in rows],
     )
     clauses = () if universal else (clause,)
     return Result(
@@ -62,6 +80,7 @@ def result(name: str, clause: str, verdict: str, news: str, *, universal: bool =
         news=news,
         clauses=clauses,
         checks=(check,),
+        reason=reason,
     )
 
 
@@ -96,10 +115,19 @@ def baselines(tmp_path: Path) -> Path:
 def propose_all(folder: Path, baselines: Path, **more: Any) -> list[bless.Proposal]:
     """What blessing proposes."""
     args = Namespace(
-        **{"reason": "because", "reference": "", "versions": "", "clause": [], "into": "", "baselines": baselines}
+        **{
+            "reason": "because",
+            "reference": "",
+            "versions": "",
+            "clause": [],
+            "into": "",
+            "baselines": baselines,
+            "values": None,
+        }
         | more
     )
-    return bless.propose(summarise(load(folder / "run.jsonl")), args, COLLECTED)
+    summary = summarise(load(folder / "run.jsonl"))
+    return bless.propose_values(summary, args) if args.values else bless.propose(summary, args, COLLECTED)
 
 
 def proposed(folder: Path, baselines: Path, **more: Any) -> str | None:
@@ -292,3 +320,86 @@ def test_a_target_with_two_baselines_is_asked_which(tmp_path: Path, baselines: P
     assert "core.new" in below[0].after
     with pytest.raises(UserError, match="are qemu-tcg, below"):
         propose_all(folder, baselines, into="elsewhere")
+
+
+def test_what_came_is_blessed_with_the_deviation(tmp_path: Path, baselines: Path) -> None:
+    many = [("rip", f"0082_00{n:02}h") for n in range(10)]
+    folder = record(
+        tmp_path / "run",
+        result("test_new[x]", "core.new", "FAIL", "new", ("exitcode", "60h"), ("cs.attrib", "1h")),
+        result("test_new[y]", "core.new", "FAIL", "new", ("exitcode", "61h"), *many),
+        result("test_dies", "core.new", "CRASH", "new", reason="the target ended; Xen BUG at nestedsvm.c:1002"),
+    )
+
+    after = proposed(folder, baselines)
+
+    assert after is not None
+    compared, died = tomllib.loads(after)["deviation"][-2:]
+    assert compared["got"] == {"exitcode": ["60h", "61h"], "cs.attrib": ["1h"], "rip": ["0082_000*h"]}
+    assert 'got.exitcode = ["60h", "61h"]\n' in after
+    assert died["says"] == "Xen BUG at nestedsvm.c:*"
+
+
+def test_a_deviation_after_others_is_blessed_as_such(tmp_path: Path, baselines: Path) -> None:
+    seen = replace(
+        result("test_new[x]", "core.new", "FAIL", "new", ("exitcode", "60h")), fresh=Fresh(state="after-others")
+    )
+
+    after = proposed(record(tmp_path / "run", seen), baselines)
+
+    assert after is not None and tomllib.loads(after)["deviation"][-1]["after_others"] is True
+
+
+def test_values_are_written_into_the_entries_there_are(tmp_path: Path, baselines: Path) -> None:
+    path = baselines / "qemu-tcg.toml"
+    path.write_text(BASELINE.replace('reason = "all', 'fields = ["rip", # why\n    "cpl"] # free\nreason = "all'))
+    asked = Evidence(title="core.host, asked of every #VMEXIT; this one was x", rows=[Row(name="CR2", got="1h")])
+    named = Evidence(title="after x", rows=[Row(name="exitcode", got="60h"), Row(name="rip", got="0h", ok=True)])
+    old = replace(result("test_a[1]", "core.a", "FAIL", "known"), evidence=(named, asked))  # checks had no rows
+    folder = record(
+        tmp_path / "run",
+        old,
+        result("test_a[2]", "core.a", "FAIL", "known", ("exitcode", "61h")),
+        result("test_c", "core.c", "FAIL", "known", ("rip", "3h")),
+        result("test_d", "core.nowhere", "FAIL", "new", ("rip", "3h")),
+    )
+
+    after = proposed(folder, baselines, values="add")
+
+    assert after is not None
+    first, second, third = tomllib.loads(after)["deviation"]
+    assert first["got"] == {"exitcode": ["60h", "61h"]}
+    assert "got" not in second
+    assert (third["got"], third["fields"]) == ({"rip": ["3h"]}, ["cpl"])
+    assert 'tests = ["test_a[1]", "test_a[2]"] # two of them\ngot.exitcode = ["60h", "61h"]\nreason' in after
+    assert "# free" in after and "# Mended soon." in after
+
+    path.write_text(after)
+    assert proposed(folder, baselines, values="add") is None  # a second time changes nothing
+    more = record(tmp_path / "more", result("test_a[2]", "core.a", "FAIL", "new", ("exitcode", "62h")))
+    assert 'got.exitcode = ["60h", "61h", "62h"]' in (proposed(more, baselines, values="add") or "")
+
+
+def test_values_anew_take_the_place_of_those_of_before(tmp_path: Path, baselines: Path) -> None:
+    path = baselines / "qemu-tcg.toml"
+    path.write_text(BASELINE.replace('reason = "all', 'got.rip = ["1h"]\ngot.rax = ["*"]\nreason = "all'))
+    rows = ("rip", "2h"), ("rax", "77h"), ("exitcode", "60h")
+    folder = record(tmp_path / "run", result("test_c", "core.c", "FAIL", "new", *rows))
+
+    assert proposed(folder, baselines, values="add") is None
+    after = proposed(folder, baselines, values="anew")
+
+    assert after is not None
+    assert tomllib.loads(after)["deviation"][2]["got"] == {"rip": ["2h"], "rax": ["*"], "exitcode": ["60h"]}
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("no answer within 10.2 s", "no answer within * s"),
+        ("the target ended; Xen panicked: Xen BUG at a/nestedsvm.c:1002", "Xen panicked: Xen BUG at a/nestedsvm.c:*"),
+        ("the target ended; QEMU died of SIGABRT: x.c:81:f: failed", "QEMU died of SIGABRT: x.c:*:f: failed"),
+    ],
+)
+def test_says_names_no_number(reason: str, says: str) -> None:
+    assert says_of(reason) == says

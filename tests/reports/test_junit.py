@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from junitparser import JUnitXml
 
-from harness.record import Result, collect, load
+from harness.record import AFTER_OTHERS, Check, Fresh, Result, collect, load
 from harness.summary import summarise
 from reports.junit import render_junit, split_test
 
@@ -118,3 +118,16 @@ def test_a_quiet_run_is_green(tmp_path: Path) -> None:
 def test_split_test() -> None:
     assert split_test("suites/np/test_x.py::test_y[a::b.py]") == ("suites.np.test_x", "test_y[a::b.py]")
     assert split_test("odd") == ("", "odd")
+
+
+def test_a_deviation_after_others_says_so_and_names_them() -> None:
+    fresh = Fresh(
+        state=AFTER_OTHERS, shared_verdict="FAIL", fresh_verdict="PASS", after=["s/a.py::first"], how="seen again"
+    )
+    check = Check(clause="core.a", verdict="FAIL", news="new")
+    result = Result(test="s/a.py::t", target="t", verdict="FAIL", news="new", checks=[check], fresh=fresh)
+
+    failure = _parse(render_junit(summarise(collect([result])))).find(".//failure")
+
+    assert failure is not None and failure.get("type") == "FAIL after others"
+    assert "PASS on a fresh boot" in (failure.text or "") and "s/a.py::first" in (failure.text or "")

@@ -31,6 +31,7 @@ class Scripted(FakeL1):
     def __init__(self, stopping):
         super().__init__(self.decide)
         self.stopping = stopping
+        self.stale = False
 
     def decide(self, vmcb):
         asid, good = vmcb["asid"], vmmcall_exit(vmcb)
@@ -52,6 +53,15 @@ class Scripted(FakeL1):
             good.fields |= {{"exitcode": 0x78, "tlb_control": 3}}
         if asid == 0:
             good.fields["exitcode"] = (1 << 64) - 1
+        if asid == 110:
+            self.stale = True  # until the machine boots
+        if asid == 111 and self.stale:
+            good.fields["exitcode"] = 0x78
+        if asid == 112 and self.vmruns > 1 and not Path("once").exists():
+            Path("once").touch()
+            good.fields["exitcode"] = 0x78
+        if asid == 113:
+            good.fields["exitcode"] = 0x60 + min(self.vmruns, 2)
         return good
 
 class Target(FakeTarget):
@@ -374,18 +384,89 @@ def test_one(l1, asid):
     assert results["test_one[101]"]["fresh"]["state"] == "same"
 
 
-def test_failure_of_a_shared_boot_alone_is_told_apart(suite):
-    source = """
+AFTER = """
 @clause("core.a")
-@pytest.mark.parametrize("asid", [1, 103])
+@pytest.mark.parametrize("asid", {asids})
 def test_one(l1, asid):
     assert run(l1, asid).matches(code=VMEXIT.VMMCALL)
 """
-    done, results, _ = suite(source)
+AFTER_ENTRY = """
+[[deviation]]
+clause = "core.a"
+tests = ["test_one[111]"]
+got.exitcode = ["0000_0000_0000_0078h"]
+after_others = true
+reason = "it keeps what it should not"
+reference = "tests"
+"""
 
-    last = results["test_one[103]"]
-    assert (last["verdict"], last["fresh"]["state"], last["fresh"]["shared_verdict"]) == ("PASS", "differs", "FAIL")
-    assert done.ret == 0
+
+def test_a_deviation_of_a_shared_boot_alone_is_new_and_names_what_ran_before(suite):
+    done, results, lines = suite(AFTER.format(asids=[1, 2, 110, *range(3, 40), 111, 4000]))
+
+    assert done.ret == 1
+    last = results["test_one[111]"]
+    assert (last["verdict"], last["news"]) == ("FAIL", "new")
+    fresh = last["fresh"]
+    assert (fresh["state"], fresh["shared_verdict"], fresh["fresh_verdict"]) == ("after-others", "FAIL", "PASS")
+    assert fresh["after"] == ["suites/core/test_it.py::test_one[110]"]
+    assert fresh["how"] == "seen again after 1 of the 40 earlier tests of its boot"
+    assert last["rerun"].endswith(
+        "-n 1 'suites/core/test_it.py::test_one[110]' 'suites/core/test_it.py::test_one[111]'"
+    )
+    assert any(row["got"] == "0000_0000_0000_0078h" for row in last["evidence"][0]["rows"])
+    assert (lines[-1]["exit_status"], lines[-1]["new"], results["test_one[4000]"]["verdict"]) == (1, 1, "PASS")
+    done.stdout.fnmatch_lines(
+        ["*FAIL after others (new)*core.a*", "after others: FAIL on a shared boot (*0078h); PASS on a fresh boot"]
+    )
+
+
+def test_a_deviation_after_others_can_be_known(suite):
+    done, results, _ = suite(AFTER.format(asids=[110, 111]), baseline=AFTER_ENTRY)
+
+    assert (done.ret, results["test_one[111]"]["news"]) == (0, "known")
+
+
+def test_an_entry_of_after_others_is_not_mended_alone_and_excuses_no_other_answer(suite):
+    entry = AFTER_ENTRY.replace("0078h", "0079h")
+    done, results, _ = suite(AFTER.format(asids=[111, 110, 112]), baseline=AFTER_ENTRY)
+    assert (done.ret, results["test_one[111]"]["news"]) == (1, "ok")  # 112 it is
+
+    Path("out/run.jsonl").unlink()
+    Path("baselines/fake.toml").write_text(entry)
+    _, results, _ = suite(AFTER.format(asids=[110, 111]))
+    assert results["test_one[111]"]["news"] == "new"
+
+
+def test_a_deviation_that_does_not_show_again_is_called_flaky(suite):
+    done, results, _ = suite(AFTER.format(asids=[1, 112]))
+
+    fresh = results["test_one[112]"]["fresh"]
+    assert done.ret == 1
+    assert (fresh["state"], fresh["after"]) == ("after-others", [])
+    assert fresh["how"] == "flaky: not seen again after the 1 earlier test of its boot"
+
+
+def test_the_same_on_a_fresh_boot_means_the_same_values(suite):
+    _, results, _ = suite(AFTER.format(asids=[1, 113]))
+
+    fresh = results["test_one[113]"]["fresh"]
+    assert fresh["state"] == "differs"
+    assert "0062h" in fresh["shared_reason"] and "0061h" in results["test_one[113]"]["reason"]
+
+
+def test_another_order_is_the_same_for_the_same_seed_and_written_down(suite):
+    orders = []
+    for seed in (["--shuffle", "1"], ["--shuffle", "1"], ["--shuffle", "2"], []):
+        Path("out/run.jsonl").unlink(missing_ok=True)
+        _, results, lines = suite(AFTER.format(asids=list(range(1, 20))), "--target", "fake", *seed)
+        orders.append(list(results))
+        assert lines[0]["shuffle"] == (int(seed[1]) if seed else None)
+        assert " ".join(seed) in results["test_one[1]"]["rerun"]
+
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+    assert orders[3] == [f"test_one[{n}]" for n in range(1, 20)]
 
 
 @pytest.mark.parametrize("how", ["marker", "call"])

@@ -28,6 +28,12 @@ XEN_PANIC = """\
 (XEN) ****************************************
 (XEN) Manual reset required ('noreboot' specified)
 """
+XEN_TRACE = """\
+(XEN) Xen call trace:
+(XEN)    [<ffff82d040294394>] R arch/x86/hvm/svm/nestedsvm.c#nsvm_vmcb_guest_intercepts_exitcode+0x2a4/0x2b0
+(XEN)    [<ffff82d04020454f>] S svm_asm_do_resume+0x14f/0x194
+(XEN)
+"""
 XEN_TRAP = "(XEN) [   12.345678] Panic on CPU 0:\n(XEN) [   12.345679] FATAL TRAP: vec 13, #GP[0000]\n"
 FEATURES = """\
 (XEN) SVM: Supported advanced features:
@@ -50,6 +56,7 @@ FEATURES = """\
         ),
         ("Kernel panic - not syncing: sysrq triggered crash\n", "the host panicked: sysrq triggered crash"),
         (XEN_PANIC, "Xen panicked: Xen BUG at svm.c:3036"),
+        (XEN_TRACE + XEN_PANIC, "Xen panicked: Xen BUG at svm.c:3036 in nsvm_vmcb_guest_intercepts_exitcode()"),
         (XEN_TRAP, "Xen panicked: FATAL TRAP: vec 13, #GP[0000]"),
         ("(d5) (XEN) Panic on CPU 0:\n(d5) (XEN) a guest that lies\n(d5) Oops: 0000 [#1]\n", None),
         ("(d5) Kernel panic - not syncing: a guest's own\n", None),
