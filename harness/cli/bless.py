@@ -22,8 +22,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.cli.clauses import collect
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
+from harness.cli.paths import ROOT
 from harness.cli.render import find_run
 from harness.judge.baseline import Baseline, BaselineError, Deviation, in_range
 from harness.record import BAD_VERDICTS, FILE_NAME, load

@@ -1,4 +1,4 @@
-"""Makes the virtual environment that the harness runs in, then hands over to `harness.cli`. Standard library only.
+"""Makes the virtual environment that the harness runs in, then hands over to `harness.command`. Standard library only.
 
 An environment is keyed by its requirements and its Python, made under a lock, and marked complete as the last
 thing done:
@@ -179,7 +179,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Becomes `python -m harness.cli` in the environment; 2 if it cannot be made, 130 if interrupted."""
+    """Becomes `python -m harness` in the environment; 2 if it cannot be made, 130 if interrupted."""
     try:
         python = ensure_venv("venv", RUN_REQUIREMENTS)
     except BootstrapError as error:
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from harness.cli import main; sys.exit(main())"
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from harness.command import main; sys.exit(main())"
     try:
         os.execv(python, [str(python), "-P", "-c", start, *argv])
     except OSError as error:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_NEW, EXIT_OK, HarnessError, UserError
+from harness.cli.paths import ROOT
 from harness.judge.clauses import Clause, ClauseError, load_clauses
 
 COLLECT_DEADLINE_S = 180

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from harness.cli import machine
-from harness.cli.command import ROOT, STATE
 from harness.cli.console import EXIT_OK, EXIT_USAGE, UserError
 from harness.cli.debian import Need, install_command, missing_build_tools, packages_of
+from harness.cli.paths import ROOT, STATE
 from harness.hosts.finding import Finding
 
 VERSION_DEADLINE_S = 10

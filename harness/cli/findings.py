@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from harness.cli.clauses import collect
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
+from harness.cli.paths import ROOT
 from harness.judge.baseline import BaselineError, read_all
 from harness.judge.clauses import ClauseError, load_clauses
 from harness.summary.findings import NAMES, find, page

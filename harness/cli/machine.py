@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.bootstrap import lock, told
-from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import STATIC_LIBC, Need, ensure, missing_build_tools
+from harness.cli.paths import LOG, ROOT, STATE
 from harness.machine.leftovers import WorkFolder
 from harness.scenario.steps import MalformedAnswer, Record, Step, encode_list, split_records
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, UserError
+from harness.cli.paths import ROOT
 from harness.judge.clauses import ClauseError, load_clauses
 
 TEST = '''"""TODO: what this is about, in a sentence.

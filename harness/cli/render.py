@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.cli.command import ROOT
 from harness.cli.console import UserError
+from harness.cli.paths import ROOT
 from harness.record import FILE_NAME
 
 

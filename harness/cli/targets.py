@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from harness.cli import machine
-from harness.cli.command import STATE
 from harness.cli.console import UserError
 from harness.cli.debian import INSTALL
+from harness.cli.paths import STATE
 
 DESCRIPTIONS = {
     "qemu-tcg": "QEMU's emulated CPU (TCG): quick, the default; shared memory with the harness",

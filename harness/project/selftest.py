@@ -17,9 +17,9 @@ from types import FrameType
 
 from harness.cli import machine
 from harness.cli.bootstrap import BootstrapError, ensure_venv, told
-from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import EXIT_NEW, EXIT_OK, EXIT_TERMINATED, UserError, say
 from harness.cli.debian import Need, ensure, missing_build_tools, missing_test_tools
+from harness.cli.paths import LOG, ROOT, STATE
 
 TOX_REQUIREMENTS = "requirements/tox.txt"
 TOTAL_DEADLINE_S = 24 * 60

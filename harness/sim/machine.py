@@ -19,7 +19,8 @@ from harness.hosts.spec import HostSpec
 from harness.machine.base import TargetError
 from harness.machine.process import Child, reap_leftovers, signal_name, state_directory
 from harness.sim import outer_qemu
-from harness.sim.error import SimError
+from harness.sim.error import Refused, SimError
+from harness.sim.on_restore import run_on
 from harness.sim.qmp import Qmp
 from harness.sim.serial_log import SerialLog
 from harness.sim.state import STATE, State
@@ -54,7 +55,13 @@ class OuterMachine:
                 self.qmp.wait_status(("paused",), deadline - time.monotonic())
                 self.qmp.execute("cont")
             self.qmp.wait_status(("running",), deadline - time.monotonic())
-            return self.reach(deadline - time.monotonic())
+            spec = self.reach(deadline - time.monotonic())
+            if self._state.on_restore:
+                run_on(spec, self._state.on_restore, deadline - time.monotonic())
+            return spec
+        except Refused:
+            self.stop()
+            raise
         except SimError as error:
             told = self.failed(error) if self._child is not None else error
             # A QEMU of the same version may have been built otherwise, and then does not take the state.

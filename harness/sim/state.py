@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -63,6 +64,27 @@ class State:
     measured: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
     """What built it, as a person types it."""
+    append: str = ""
+    """Arguments for its kernel or Xen, besides the usual ones."""
+    on_restore: str = ""
+    """A shell command that is run on it each time it has been restored."""
+
+    @property
+    def own(self) -> list[str]:
+        """What is not the suite's: kernel, modules or Xen, with the beginning of their hash; and what was added."""
+        words = []
+        if digest := self.made_of.get("kernel"):
+            words.append(f"own kernel {digest[:8]}")
+        if modules := self.made_of.get("modules"):
+            together = hashlib.sha256(json.dumps(modules, sort_keys=True).encode()).hexdigest()
+            words.append(f"own modules {together[:8]}")
+        if digest := self.made_of.get("xen"):
+            words.append(f"own Xen {digest[:8]}")
+        if self.append:
+            words.append(f"started with {self.append}")
+        if self.on_restore:
+            words.append(f"after each restore: {self.on_restore}")
+        return words
 
     @property
     def again(self) -> str:

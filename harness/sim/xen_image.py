@@ -68,7 +68,7 @@ class XenImage(Image):
     def files(self, kernel: Kernel, packages: Packages, suite: str, user: KeyPair, host: KeyPair) -> dict[str, bytes]:
         """See Image."""
         root = new_root(packages, "nsvm-xen", suite, user, host)
-        root.modules(kernel, MODULES, {})
+        root.modules(kernel, MODULES, "", {})
         _add_toolstack(root, packages)
         if self._qemu:
             _add_qemu(root, packages)

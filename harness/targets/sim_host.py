@@ -178,7 +178,8 @@ class SimHost:
             state = self._built()
         except TargetError as error:
             return str(error)
-        return f"{state.l0_version} on {state.qemu_version}, {state.argv[state.argv.index('-cpu') + 1]}"
+        own = f" ({'; '.join(state.own)})" if state.own else ""
+        return f"{state.l0_version}{own} on {state.qemu_version}, {state.argv[state.argv.index('-cpu') + 1]}"
 
     @property
     def version_tuple(self) -> tuple[int, ...]:

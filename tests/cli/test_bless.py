@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness.cli import bless, main
+from harness.cli import bless
 from harness.cli.console import UserError
+from harness.command import main
 from harness.judge.baseline import Baseline
 from harness.record import BaselineRef, Check, ClauseInfo, End, Result, RunStart, TargetInfo, Writer, load
 from harness.summary import summarise

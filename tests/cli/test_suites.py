@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli import clauses, main, new
+from harness.cli import clauses, new
+from harness.command import main
 from harness.judge.clauses import load_clauses
 
 CLAUSES = """\

@@ -143,7 +143,7 @@ def test_a_state_file_that_was_lost_is_made_again(made: list[str]) -> None:
     assert build(Wanted("kvm"), quiet)[1]
 
 
-@pytest.mark.parametrize("change", [{"cpu": "EPYC"}, {"memory_mib": 300}, {"append": "x=1"}])
+@pytest.mark.parametrize("change", [{"cpu": "EPYC"}, {"memory_mib": 300}, {"append": "x=1"}, {"on_restore": "true"}])
 def test_what_changes_it_has_it_built_again(made: list[str], change: dict[str, Any]) -> None:
     usual = Wanted("kvm", name="kvm-x")
     build(usual, quiet)

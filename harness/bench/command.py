@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 from harness.cli import machine
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_HARNESS, EXIT_OK, HarnessError, UserError, say
+from harness.cli.paths import ROOT
 from harness.machine.leftovers import WorkFolder
 from harness.text import line as one_line
 from harness.version import VERSION
