@@ -20,6 +20,7 @@ from harness.judge.baseline import Baseline, BaselineError
 from harness.judge.clauses import ClauseError, load_clauses
 from harness.judge.verdict import DEVIATES
 from harness.machine import feature_mask
+from harness.machine.base import release
 from harness.record import (
     LOST_VERDICTS,
     BaselineRef,
@@ -37,7 +38,7 @@ from harness.record import (
 )
 from harness.run import rehearsal
 from harness.run.attempts import Attempts
-from harness.run.worker import ROOT, Settings, SetupError, Worker, check_setup, release
+from harness.run.worker import ROOT, Settings, SetupError, Worker, check_setup
 from harness.scenario.asm import AssemblyError
 from harness.sensitivity import replay
 from harness.summary import OF_BASELINE, summarise

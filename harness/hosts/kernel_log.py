@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from harness.link.frames import printable
+from harness.text import printable
 
 FOLLOW: Final = r"""
 LC_ALL=C; export LC_ALL; exec 3<&0 2>/dev/null

@@ -14,7 +14,7 @@ from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.login import PASSWORD_VARIABLE
 from harness.hosts.spec import HostSpec
-from harness.link.frames import printable
+from harness.text import printable
 
 POWER_DEADLINE_S = 120.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 10.0

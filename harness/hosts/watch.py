@@ -19,7 +19,7 @@ from harness.hosts.problems import Grade, grade_of
 from harness.hosts.ring import Ring
 from harness.hosts.sections import Sections
 from harness.hosts.taint import became, describe
-from harness.link.frames import printable
+from harness.text import printable
 
 LOOK_DEADLINE_S: Final = 5.0
 SETTLE_S: Final = 0.3

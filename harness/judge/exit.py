@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from harness.judge.code import CodeResult
 from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, unchanged
+from harness.judge.fault import fault_match, fault_text
 from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
-from harness.svm.events import vector_name, vector_number
-from harness.svm.exits import VMEXIT, exit_name
+from harness.svm.exits import exit_name
 from harness.svm.vmcb import Vmcb, describe
 from harness.svm.vmcb import field as vmcb_field
-
-if TYPE_CHECKING:
-    from harness.judge.code import CodeResult
 
 INVALID_LOW = 0xFFFF_FFFF
 LOW_HALF = 0xFFFF_FFFF
@@ -175,35 +172,3 @@ class Exit:
 
 def _say_code(_name: str, value: int) -> str:
     return "VMEXIT_INVALID" if value & INVALID_LOW == INVALID_LOW else exit_name(value)
-
-
-def fault_text(fault: Fault | None) -> str:
-    """A fault for people: `#GP[0000h] at 0000_0000_0086_0003h`."""
-    if fault is None:
-        return "no fault"
-    error = "" if fault.error is None else f"[{fault.error:04X}h]"
-    return f"{vector_name(fault.vector)}{error} at {hexadecimal(fault.rip, 16)}"
-
-
-def fault_match(title: str, fault: Fault | None, vector: str, error: int | None, rip: int | None = None) -> Match:
-    """Compares a fault with the vector, error code and RIP expected of it."""
-    wanted = vector_number(vector)
-    got = vector_name(fault.vector) if fault else "none"
-    rows = [Row("exception", vector, got, "", fault is not None and fault.vector == wanted)]
-    shown = "none" if fault is None or fault.error is None else f"{fault.error:04X}h"
-    expected = "none" if error is None else f"{error:04X}h"
-    rows.append(Row("error code", expected, shown, "", fault is not None and fault.error == error))
-    if rip is not None:
-        rows.append(
-            Row(
-                "RIP of the fault",
-                hexadecimal(rip, 16),
-                hexadecimal(fault.rip, 16) if fault else "none",
-                "",
-                fault is not None and fault.rip == rip,
-            )
-        )
-    return Match(title, rows)
-
-
-__all__ = ["VMEXIT", "Exit", "fault_match", "fault_text"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.link.link import Hello, Link, LinkClosed, LinkError, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
-from harness.machine.base import Distant, Target, TargetError
+from harness.machine.base import Distant, Replaceable, Target, TargetError
 from harness.scenario import places, steps
 from harness.scenario.scenario import Item, Scenario, Templates, compile_items
 from harness.scenario.steps import MalformedAnswer, Record, Status, Step, TableKind
@@ -103,8 +103,8 @@ class Session:
         if self._boot is not None:
             self._on_event("restart", why)
         self._stop()
-        if discard:
-            getattr(self.target, "discard", lambda: None)()
+        if discard and isinstance(self.target, Replaceable):
+            self.target.discard()
 
     def close(self) -> None:
         """Ends the target."""

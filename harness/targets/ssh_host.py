@@ -54,6 +54,11 @@ class SshHost:
         """The baselines that hold for it."""
         return (self.l0.kind,)
 
+    @property
+    def workers(self) -> int:
+        """See Sized."""
+        return self.spec.workers
+
     def start(self) -> Console:
         """Boots afresh, after bringing the host back if it was lost."""
         self.stop()

@@ -1,8 +1,0 @@
-"""`python -m harness`."""
-
-import sys
-
-from harness.command import main
-
-if __name__ == "__main__":
-    sys.exit(main())
