@@ -163,3 +163,7 @@ def _internal(error: Exception, *, debug: bool) -> int:
             where = "shown by --debug"
     say(f"internal error: {type(error).__name__}: {first_line[:200]} (traceback: {where})")
     return EXIT_HARNESS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
