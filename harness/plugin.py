@@ -33,6 +33,7 @@ from harness.record import (
     Result,
     Run,
     RunStart,
+    Verdict,
     Writer,
     load,
 )
@@ -217,7 +218,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     if worker is None or not _in_suites(item):
         return
     if report.when == "setup" and not report.passed:
-        verdict = "SKIP" if report.skipped else "ERROR"
+        verdict: Verdict = "SKIP" if report.skipped else "ERROR"
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         worker.writer.write(
             Result(

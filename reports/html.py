@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.record import BAD_VERDICTS
+from harness.record import BAD_VERDICTS, News, Verdict
 from harness.summary import (
     BitSummary,
     ClauseSummary,
@@ -65,8 +65,8 @@ VERDICT_TEXT = (
 class TestGroup:
     """The parameters of one test function that came out alike."""
 
-    verdict: str
-    news: str
+    verdict: Verdict
+    news: News
     params: list[str]
     link: str
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.record import Verdict
+
 _KNOWN: dict[str, type] = {
     "clause": str,
     "tests": list,
@@ -48,7 +50,7 @@ class Deviation:
     clause: str
     reason: str
     reference: str
-    verdict: str = "FAIL"
+    verdict: Verdict = "FAIL"
     tests: tuple[str, ...] = ()
     versions: str = ""
     severity: str = ""
@@ -82,7 +84,7 @@ class Baseline:
         return cls(tuple(deviation for path in paths for deviation in cls.load(path, version).deviations))
 
     def known(
-        self, clause: str, test: str, verdict: str, fields: Iterable[str] = (), reason: str = ""
+        self, clause: str, test: str, verdict: Verdict, fields: Iterable[str] = (), reason: str = ""
     ) -> Deviation | None:
         """The entry that expects this verdict of this clause in this test, if there is one. `fields` differ; `reason`
         is what a loss of the target was told with.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from harness.judge.baseline import Baseline, Deviation
 from harness.judge.expect import Match
-from harness.record import worst, worst_news
+from harness.record import News, Verdict, worst, worst_news
 
-DEVIATES = ("FAIL", "CRASH", "HANG")
+DEVIATES: Final[tuple[Verdict, ...]] = ("FAIL", "CRASH", "HANG")
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One run of a test's function: its own verdict, and the universal checks that fired meanwhile."""
 
-    verdict: str  # PASS FAIL CRASH HANG SKIP ERROR MISS
+    verdict: Verdict  # PASS FAIL CRASH HANG SKIP ERROR MISS
     reason: str = ""
     mismatch: Match | None = None
     universal: Mapping[str, Match] = field(default_factory=dict)
@@ -34,8 +35,8 @@ class ClauseVerdict:
     """The verdict of one clause in one test."""
 
     clause: str
-    verdict: str
-    news: str  # ok, new, known, mended, skipped
+    verdict: Verdict
+    news: News  # ok, new, known, mended, skipped
     universal: bool
     summary: str
     deviation: Deviation | None = None
@@ -47,7 +48,7 @@ def judge(attempt: Attempt, clauses: Sequence[str], test: str, baseline: Baselin
     for name in clauses:
         if attempt.verdict in DEVIATES:
             known = baseline.known(name, test, attempt.verdict, _fields(attempt.mismatch), attempt.reason)
-            news = "known" if known else "new"
+            news: News = "known" if known else "new"
             verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, attempt.reason, known))
         elif attempt.verdict == "PASS" and (promised := baseline.promised(name, test)):
             verdicts.append(
@@ -67,8 +68,8 @@ def _fields(match: Match | None) -> list[str]:
     return [] if match is None else [row.name for row in match.rows if not row.ok]
 
 
-def overall(verdicts: Sequence[ClauseVerdict]) -> tuple[str, str]:
-    """The test's verdict and news: the worst of its clauses'."""
+def overall(verdicts: Sequence[ClauseVerdict]) -> tuple[Verdict | Literal[""], News | Literal[""]]:
+    """The test's verdict and news: the worst of its clauses'; "" where it has none."""
     return worst(v.verdict for v in verdicts), worst_news(v.news for v in verdicts)
 
 

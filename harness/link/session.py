@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from harness.link.link import Hello, Link, LinkClosed, LinkError, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
 from harness.machine.base import Distant, Replaceable, Target, TargetError
+from harness.record import Verdict
 from harness.scenario import places, steps
 from harness.scenario.scenario import Item, Scenario, Templates, compile_items
 from harness.scenario.steps import MalformedAnswer, Record, Status, Step, TableKind
@@ -30,7 +31,9 @@ RET = b"\xc3"  # the blob that does nothing, for L1.restore_step
 class TargetLost(Exception):
     """The target crashed, hung, was reset or cannot be reached. `verdict` is CRASH, HANG or MISS."""
 
-    def __init__(self, verdict: str, what: str, reason: str, *, frames: tuple[str, ...] = (), log: str = "") -> None:
+    def __init__(
+        self, verdict: Verdict, what: str, reason: str, *, frames: tuple[str, ...] = (), log: str = ""
+    ) -> None:
         super().__init__(reason)
         self.verdict = verdict
         self.what = what  # "reset", "crash", "hang", "garbage", "lost" (the way there alone), "missing"
@@ -176,6 +179,7 @@ class Session:
     def _lost(self, error: LinkError, deadline_s: float) -> TargetLost:
         log = self.target.log_tail()
         ended = self.target.exit_reason()
+        verdict: Verdict
         match error:
             case LinkReset():
                 verdict, what, reason = "CRASH", "reset", "the machine was reset: a second hello came"

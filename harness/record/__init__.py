@@ -32,7 +32,7 @@ from harness.record.kinds import (
 )
 from harness.record.reader import read
 from harness.record.run import Run, collect, load
-from harness.record.verdicts import BAD_VERDICTS, LOST_VERDICTS, NEWS, VERDICTS, worst, worst_news
+from harness.record.verdicts import BAD_VERDICTS, LOST_VERDICTS, NEWS, VERDICTS, News, Verdict, worst, worst_news
 from harness.record.writer import FILE_NAME, LINE_MAX_BYTES, Writer, encode
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "Fresh",
     "HostInfo",
     "Interrupted",
+    "News",
     "NsvmInfo",
     "Problem",
     "Record",
@@ -63,6 +64,7 @@ __all__ = [
     "RunStart",
     "TargetInfo",
     "Universal",
+    "Verdict",
     "Writer",
     "collect",
     "encode",

@@ -143,7 +143,7 @@ def _result(s: Source) -> Result:
         if fresh is None
         else Fresh(
             state=fresh.text("state", "not-needed"),
-            shared_verdict=fresh.text("shared_verdict"),
+            shared_verdict=fresh.one_of("shared_verdict", VERDICTS, "ERROR") if fresh.text("shared_verdict") else "",
             shared_reason=fresh.text("shared_reason"),
         ),
         rerun=s.text("rerun"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
+
+from harness.record.verdicts import News, Verdict
 
 SCHEMA: Final = 1
 
@@ -97,8 +99,8 @@ class Check:
     """What one test said about one clause. `universal` marks a check that every exit undergoes."""
 
     clause: str
-    verdict: str
-    news: str = "ok"
+    verdict: Verdict
+    news: News = "ok"
     universal: bool = False
     baseline: BaselineRef | None = None
     summary: str = ""
@@ -144,7 +146,7 @@ class Fresh:
     """How the verdict on a boot of its own compares with the one in the shared boot: not-needed, same or differs."""
 
     state: str = "not-needed"
-    shared_verdict: str = ""
+    shared_verdict: Verdict | Literal[""] = ""
     shared_reason: str = ""
 
 
@@ -155,10 +157,10 @@ class Result:
     KIND: ClassVar[str] = "result"
     test: str
     target: str
-    verdict: str
+    verdict: Verdict
     worker: str = ""
     clauses: Sequence[str] = ()
-    news: str = "ok"
+    news: News = "ok"
     reason: str = ""
     duration_s: float = 0.0
     scenario: str = ""

@@ -13,7 +13,7 @@ from harness.judge.expect import take_mismatches
 from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
 from harness.link.session import ExecutorRefused, TargetLost
 from harness.machine.base import Watched
-from harness.record import BaselineRef, Check, Evidence, Fresh, Result
+from harness.record import BaselineRef, Check, Evidence, Fresh, News, Result, Verdict
 from harness.run.evidence import failure_text, gather
 from harness.run.worker import Worker
 from harness.scenario.asm import AssemblyError
@@ -38,7 +38,9 @@ class Decided:
         self._verdicts = verdicts
         self._fresh = fresh
         self._l1 = l1
-        self.verdict, self.news = overall(verdicts)
+        verdict, news = overall(verdicts)
+        self.verdict: Verdict = verdict or attempt.verdict
+        self.news: News = news or "ok"
         deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
         self._evidence: list[Evidence] = gather(attempt, l1, l0_log) if deviates else []
 

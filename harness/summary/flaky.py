@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
-from harness.record import Run
+from harness.record import News, Run, Verdict
 from harness.summary import Outcome, Summary
 
 REPEAT_NAME = "repeat.json"
-ABSENT = "absent"
+ABSENT: Final = "absent"
 SCHEMA = 1
 
 
@@ -23,8 +23,8 @@ SCHEMA = 1
 class Seen:
     """What one run says of a test. The verdict is ABSENT where a whole run does not hold it."""
 
-    verdict: str
-    news: str = "ok"
+    verdict: Verdict | Literal["absent"]
+    news: News = "ok"
     reason: str = ""
 
     @property
