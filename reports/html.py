@@ -121,7 +121,7 @@ def _cut_short(summary: Summary) -> list[str]:
 
 
 def _status(summary: Summary) -> tuple[str, str]:
-    """(kind, words) of the badge beside the title."""
+    """(kind, words) of the badge next to the title."""
     if summary.new:
         return "new", "new deviations" if summary.new > 1 else "new deviation"
     if summary.mended and not summary.unfinished:

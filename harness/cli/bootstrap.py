@@ -1,8 +1,7 @@
 """Makes the virtual environment that the harness runs in, then hands over to `harness.command`. Standard library only.
 
 An environment is keyed by its requirements and its Python, made under a lock, and marked complete as the last
-thing done:
-two `nsvm` at once share the work, and one that was cut short is made anew.
+thing done: two `nsvm` at once share the work, and one that was cut short is made again.
 """
 
 from __future__ import annotations
@@ -192,7 +191,7 @@ def main(argv: list[str]) -> int:
     try:
         os.execv(python, [str(python), "-P", "-c", start, *argv])
     except OSError as error:
-        _say(f"cannot start {python}: {error.strerror}; remove {python.parents[1]} to have it made anew")
+        _say(f"cannot start {python}: {error.strerror}; remove {python.parents[1]} to have it made again")
         return 2
 
 

@@ -28,7 +28,7 @@ STOCK = "all of it as the suite has it"
 _BUILD = """\
 Fetches Debian packages (into .nsvm/sim, no package of this machine is touched, root is not needed), puts a minimal
 system together, boots it on an emulated AMD machine and keeps its state, which `--target sim:NAME` restores within a
-second. Done again only if something it is made of has changed.
+second. Builds again only if an ingredient has changed.
 
   ./nsvm sim build kvm                               sim:kvm, Linux 6.1
   ./nsvm sim build kvm --suite trixie                sim:kvm@6.12
@@ -173,7 +173,7 @@ def _seen_by_guest(state: State) -> State:
         say(f"warning: no guest was started there: {error}")
         return state
     if load(state.name).host_key != state.host_key:
-        return state  # somebody has built it anew meanwhile
+        return state  # somebody has built it again meanwhile
     state = dataclasses.replace(state, edx=leaves[SVM_LEAF, 0][3] if (SVM_LEAF, 0) in leaves else 0)
     state.save()
     return state

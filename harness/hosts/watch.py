@@ -68,7 +68,7 @@ class Watch:
         self._trace = ""
 
     def attach(self, host: Host) -> None:
-        """Begins to watch over a connection, also one that was made anew. Raises what the connection raises."""
+        """Begins to watch over a connection, also over a new one after a loss. Raises what the connection raises."""
         self._host = host
         self._follower.start(host)
         if self._kind == "xen":  # what is in its ring before the first guest is nobody's doing

@@ -1,7 +1,7 @@
 """One worker's hold on one target: boots it, runs scenarios on it, notices when it is lost, boots it again.
 
 A hang loses one test: every request has a deadline, and whatever goes wrong with the target is turned into TargetLost,
-which says what kind of loss it was and carries the evidence. The next request boots the target anew.
+which says what kind of loss it was and carries the evidence. The next request boots the target again.
 """
 
 from __future__ import annotations

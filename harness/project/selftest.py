@@ -68,8 +68,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         help="run the project's own tests",
         usage="nsvm test [options] [-- pytest arguments]",
         description="Runs tox environments: lint (ruff; the executor with warnings as errors, reproducible), "
-        "types (mypy), units (tests "
-        "without an emulator), emulators (tests with one, and the suites on QEMU TCG and Bochs). "
+        "types (mypy), units (tests without "
+        "an emulator), emulators (tests with one, and the suites on QEMU TCG and Bochs). "
         "Exit status 0 if nothing failed, 1 if something did, 2 if something is missing.",
     )
     names = [environment.name for environment in ENVIRONMENTS]

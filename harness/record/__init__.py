@@ -2,7 +2,7 @@
 
 The writer appends one whole line with one write, so a run that is killed loses at most the line it was writing,
 and several processes may write to one file. The reader streams, and takes what it can: a torn or unreadable line,
-an unknown kind, a missing or odd field is told as a Problem and never ends the reading. A record without an End is
+an unknown kind, a missing or odd field becomes a Problem and never ends the reading. A record without an End is
 of a run that was cut short, and `Run.complete` says so.
 """
 

@@ -1,4 +1,4 @@
-"""One JSON object, asked for its fields by type; whatever it holds, there is an answer, and what is odd is told."""
+"""One JSON object, asked for its fields by type; whatever it holds, there is an answer, and what is odd is noted."""
 
 from __future__ import annotations
 

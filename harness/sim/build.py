@@ -47,7 +47,7 @@ def build(wanted: Wanted, say: Say, *, force: bool = False) -> tuple[State, bool
     kit = _Kit(wanted, say)
     kit.choose()
     name = check_name(wanted.name or kit.usual_name())
-    with locked(home() / f".{name}.lock", lambda: say(f"sim:{name} is being built by somebody else: waiting for that")):
+    with locked(home() / f".{name}.lock", lambda: say(f"sim:{name} is being built by somebody else: waiting for it")):
         if not force and (there := _unchanged(name, kit.inputs())):
             return there, False
         kit.get()
@@ -94,7 +94,7 @@ class _Kit:
         """The name where none is given: what is unusual about it stands in it."""
         wanted = self._wanted
         if wanted.kernel or wanted.xen or wanted.cpu or wanted.memory_mib or wanted.append or wanted.on_restore:
-            raise SimError(f"give what you build a name of its own: --name {wanted.kind}-mine")
+            raise SimError(f"an unusual build needs a name of its own: --name {wanted.kind}-mine")
         name = f"{wanted.kind}-{VMM_OF_QEMU[wanted.kind]}" if wanted.with_qemu else wanted.kind
         if wanted.suite != SUITE:
             name += f"@{self._image.version(self._packages)}"

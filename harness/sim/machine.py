@@ -65,7 +65,7 @@ class OuterMachine:
         except SimError as error:
             told = self.failed(error) if self._child is not None else error
             # A QEMU of the same version may have been built otherwise, and then does not take the state.
-            raise SimError(f"{told} (if that is so again, run {self._state.again})", told.log) from None
+            raise SimError(f"{told} (if it happens again, run {self._state.again})", told.log) from None
         finally:
             os.close(saved)
 
@@ -168,7 +168,7 @@ class OuterMachine:
         return self._child.log() if self._child is not None else self._last_log
 
     def exit_reason(self) -> str | None:
-        """What befell the host: a panic or an oops on its console, or its emulator's end. None if nothing did."""
+        """What happened to the host: a panic or an oops on its console, or its emulator's end. None if nothing did."""
         if self._child is None:
             return None
         status = self._child.wait(0)

@@ -51,7 +51,7 @@ class State:
     l0_version_tuple: tuple[int, ...]
     host_key: str
     paused: bool
-    """Whether the machine was stopped when saved and must be told to go on."""
+    """Whether the machine was stopped when saved and must be started again."""
     vmm: str = ""
     """The VMM that its guests run under, if not the usual one."""
     available: bool = True

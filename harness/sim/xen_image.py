@@ -100,7 +100,7 @@ def uncompressed(path: Path) -> bytes:
     except (OSError, EOFError) as error:
         raise SimError(f"{path}: {error}") from None
     if data[:4] != b"\x7fELF":
-        raise SimError(f"{path} is no Xen: xen or xen.gz as its build leaves it in xen/ is wanted, not xen.efi")
+        raise SimError(f"{path} is no Xen: give xen or xen.gz, as its build leaves it in xen/, not xen.efi")
     return data
 
 

@@ -69,7 +69,7 @@ class Flaky:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several runs beside each other."""
+    """Several runs compared."""
 
     names: Sequence[str]
     summaries: Sequence[Summary]

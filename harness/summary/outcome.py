@@ -120,7 +120,7 @@ def _judge(number: int, result: Result, contradictions: list[str]) -> Outcome:
 
 
 def outcomes_of(run: Run, contradictions: list[str]) -> list[Outcome]:
-    """One outcome for each test and target; of a test told twice the worse."""
+    """One outcome for each test and target; of a test recorded twice the worse."""
     found: dict[tuple[str, str], Outcome] = {}
     for number, result in enumerate(run.results):
         outcome = _judge(number, result, contradictions)

@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["render"], "the following arguments are required: RUN"),
         (["bless", "nowhere"], "bless needs --reason"),
         (["bless", "nowhere", "--reason", "r", "--versions", "about 7"], "is not like >=7.2"),
-        (["new", "nosuchsuite", "x"], "no suite is called 'nosuchsuite'"),
+        (["new", "Nosuch", "x"], "'Nosuch' cannot name a suite"),
         (["bench", "--only", "luck"], "no measure is called 'luck'"),
         (["sensitivity", "answers", "--target", "bochs"], "either files of answers or --target, not both"),
         (["sensitivity", "no/answers"], "no/answers: No such file or directory"),

@@ -106,7 +106,7 @@ def test_two_builds_wait_for_each_other_and_say_so(made: list[str], tmp_path: Pa
 
     def say(text: str) -> None:
         said.append(text)
-        if "waiting for that" in text:
+        if "waiting for it" in text:
             waits.set()
 
     with locked(tmp_path / "sim/.kvm.lock"):
@@ -192,7 +192,7 @@ def test_what_is_unusual_wants_a_name(made: list[str], tmp_path: Path, unusual: 
     (tmp_path / "bzImage").touch()
     if "kernel" in unusual:
         unusual = {"kernel": tmp_path / "bzImage"}
-    with pytest.raises(SimError, match="give what you build a name"):
+    with pytest.raises(SimError, match="needs a name of its own"):
         build(Wanted("kvm", **unusual), quiet)
 
 

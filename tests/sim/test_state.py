@@ -108,7 +108,7 @@ def test_another_build_of_the_same_version_is_taken(state: State) -> None:
 
 def test_another_version_is_not(state: State) -> None:
     changed = dataclasses.replace(state, qemu_stamp=(0, 0), qemu_version="QEMU 7.2.21 (Debian)")
-    with pytest.raises(SimError, match=r"built with QEMU 7\.2\.21 .* is QEMU 7\.2\.22 .* now: run .* --force"):
+    with pytest.raises(SimError, match=r"built with QEMU 7\.2\.21 .* is now QEMU 7\.2\.22 .*: run .* --force"):
         outer_qemu.check_unchanged(changed)
 
 
