@@ -178,7 +178,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Becomes `python -m harness` in the environment; 2 if it cannot be made, 130 if interrupted."""
+    """Becomes `harness.command` in the environment; 2 if it cannot be made, 130 if interrupted."""
     try:
         python = ensure_venv("venv", RUN_REQUIREMENTS)
     except BootstrapError as error:

@@ -1,4 +1,4 @@
-"""`nsvm clauses`: what is claimed, on whose word, and which tests check it."""
+"""`nsvm clauses`: what is claimed, on whose authority, and which tests check it."""
 
 from __future__ import annotations
 

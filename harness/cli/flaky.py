@@ -1,4 +1,4 @@
-"""`nsvm run --repeat N` and `nsvm flaky RUN RUN ...`: the same thing several times, and which tests do not agree."""
+"""`nsvm run --repeat N` and `nsvm flaky RUN RUN ...`: the same run several times, and which tests differ."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _hosts() -> list[dict[str, Any]]:
 
 
 def _simulated(programs: machine.Programs) -> list[dict[str, Any]]:
-    """The simulated hosts that are built; where none is, how one comes to be."""
+    """The simulated hosts that are built; if none is, how to build one."""
     from harness.sim.state import built
 
     listed = []

@@ -38,7 +38,7 @@ def recover(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Back:
-    """Brings a lost host back. Raises HostError: it stays away, or will not have us any more."""
+    """Brings a lost host back. Raises HostError: it stays away, or does not let us in any more."""
     began = clock()
     connection, last = _wait(spec, connect, clock, sleep)
     output = ""

@@ -51,7 +51,7 @@ class Mark:
 
 
 class Watch:
-    """One target's eye on its L0. `stalls_fatal=False` where the host is emulated: a stall may be the emulator's."""
+    """How one target watches its L0. `stalls_fatal=False` where the host is emulated: a stall may be the emulator's."""
 
     def __init__(self, kind: str, *, stalls_fatal: bool = True) -> None:
         self._kind = kind

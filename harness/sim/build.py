@@ -91,7 +91,7 @@ class _Kit:
         self._qemu = self._find_qemu()
 
     def usual_name(self) -> str:
-        """The name where none is given: what is unusual about it stands in it."""
+        """The name if none is given; it says what is unusual."""
         wanted = self._wanted
         if wanted.kernel or wanted.xen or wanted.cpu or wanted.memory_mib or wanted.append or wanted.on_restore:
             raise SimError(f"an unusual build needs a name of its own: --name {wanted.kind}-mine")
@@ -185,7 +185,7 @@ class _Kit:
         return dataclasses.replace(state, measured={"boot_s": boot.seconds})
 
     def _hear(self, console: str) -> None:
-        """Passes on what does not work there; without a network there is no going on."""
+        """Passes on what does not work there; without a network the build ends."""
         for said in re.findall(rf"^{FAILED}(.*)", console, re.MULTILINE):
             if "network" in said:
                 raise SimError(said)

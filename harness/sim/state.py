@@ -16,7 +16,7 @@ from typing import Any
 from harness.sim.error import SimError
 
 IMAGE_FORMAT = 1
-"""Counted up when an old image would not do what newer code expects of it."""
+"""Raised when an old image would not do what newer code expects of it."""
 MACHINE = "machine.json"
 STATE = "state"
 NAME = re.compile(r"(kvm|xen)([@+._-][A-Za-z0-9@+._-]{0,60})?\Z")

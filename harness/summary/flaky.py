@@ -60,7 +60,7 @@ class Flaky:
 
     @property
     def reason(self) -> str:
-        """Why it deviated, from the first run in which it did so otherwise than in most."""
+        """Why it deviated, from the first run that is not like most."""
         rare = [numbers[0] for numbers in list(self.ways.values())[1:]]
         common = [numbers[0] for numbers in self.ways.values()]
         told = (self.seen[number - 1] for number in [*rare, *common])
