@@ -118,7 +118,7 @@ def read_answers(path: Path) -> Iterator[Recorded]:
                     raise AnswersError(f"{path}:{number} is no line of answers; record them anew") from None
                 yield recorded
     except (OSError, UnicodeDecodeError) as error:
-        raise AnswersError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise AnswersError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
 
 
 class RecordingL1(L1):

@@ -86,7 +86,7 @@ class OuterMachine:
         except (TargetError, OSError) as error:
             for end in ours:
                 end.close()
-            raise SimError(str(error), getattr(error, "log", "")) from None
+            raise SimError(str(error), error.log if isinstance(error, TargetError) else "") from None
         finally:
             for end in theirs:
                 end.close()
