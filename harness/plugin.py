@@ -20,6 +20,7 @@ from harness.judge.baseline import Baseline, BaselineError
 from harness.judge.clauses import ClauseError, load_clauses
 from harness.judge.verdict import DEVIATES
 from harness.machine import feature_mask
+from harness.machine.base import release
 from harness.record import (
     LOST_VERDICTS,
     BaselineRef,
@@ -32,12 +33,13 @@ from harness.record import (
     Result,
     Run,
     RunStart,
+    Verdict,
     Writer,
     load,
 )
 from harness.run import order, rehearsal
 from harness.run.attempts import Attempts
-from harness.run.worker import ROOT, Settings, SetupError, Worker, check_setup, release
+from harness.run.worker import ROOT, Settings, SetupError, Worker, check_setup
 from harness.scenario.asm import AssemblyError
 from harness.sensitivity import replay
 from harness.summary import OF_BASELINE, summarise
@@ -224,7 +226,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     if worker is None or not _in_suites(item):
         return
     if report.when == "setup" and not report.passed:
-        verdict = "SKIP" if report.skipped else "ERROR"
+        verdict: Verdict = "SKIP" if report.skipped else "ERROR"
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         worker.writer.write(
             Result(

@@ -30,6 +30,12 @@ def _spelt(character: str) -> str:
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
+def printable(data: bytes, limit: int = 4096) -> str:
+    """The end of `data`, at most `limit` bytes of it, with everything but plain text escaped; lines are kept."""
+    tail = data[-limit:].replace(b"\r\n", b"\n")
+    return "".join(chr(byte) if byte == 0x0A or 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in tail)
+
+
 def line(text: str, limit: int = 400) -> str:
     """One line of at most about `limit` characters."""
     text = text.strip("\r\n")

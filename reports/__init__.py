@@ -30,7 +30,7 @@ def render_all(
     html: bool | str | os.PathLike[str] = True,
     junit: bool | str | os.PathLike[str] = True,
 ) -> Rendered:
-    """Read `run_dir`/run.jsonl, write index.html and junit.xml beside it (or where a path says), and count the run.
+    """Read `run_dir`/run.jsonl, write index.html and junit.xml next to it (or where a path says), and count the run.
 
     Each file appears whole or not at all. Raises OSError.
     """

@@ -35,7 +35,7 @@ def again(each: Flaky) -> str:
 
 
 def render_flaky(comparison: Comparison) -> str:
-    """The page. Its links lead to the runs' own pages, in folders of the runs' names beside it."""
+    """The page. Its links lead to the runs' own pages, in folders next to it that have the runs' names."""
     env = environment()
     style = raw(env, "report.css")
     assert "</" not in style

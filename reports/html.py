@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.record import BAD_VERDICTS
+from harness.record import BAD_VERDICTS, News, Verdict
 from harness.summary import (
     BitSummary,
     ClauseSummary,
@@ -65,8 +65,8 @@ VERDICT_TEXT = (
 class TestGroup:
     """The parameters of one test function that came out alike."""
 
-    verdict: str
-    news: str
+    verdict: Verdict
+    news: News
     params: list[str]
     link: str
 
@@ -121,7 +121,7 @@ def _cut_short(summary: Summary) -> list[str]:
 
 
 def _status(summary: Summary) -> tuple[str, str]:
-    """(kind, words) of the badge beside the title."""
+    """(kind, words) of the badge next to the title."""
     if summary.new:
         return "new", "new deviations" if summary.new > 1 else "new deviation"
     if summary.mended and not summary.unfinished:

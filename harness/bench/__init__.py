@@ -1,4 +1,4 @@
-"""Figures about the harness itself, measured beside each other. A measure is a function `Bench -> list[Figure]`;
+"""Figures about the harness itself, measured in one run. A measure is a function `Bench -> list[Figure]`;
 MEASURES names them all.
 """
 

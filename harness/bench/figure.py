@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.machine.base import Target, TargetOptions
-from harness.run.worker import release
+from harness.machine.base import Target, TargetOptions, release
 
 
 class NotMeasured(Exception):

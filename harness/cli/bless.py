@@ -22,8 +22,8 @@ from pathlib import Path
 from harness.cli.baseline_text import entries, replaced, string, texts
 from harness.cli.bless_values import lines_for, rows_of, with_values
 from harness.cli.clauses import collect
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
+from harness.cli.paths import ROOT
 from harness.cli.render import find_run
 from harness.judge.baseline import Baseline, BaselineError, Deviation, in_range
 from harness.record import BAD_VERDICTS, FILE_NAME, load

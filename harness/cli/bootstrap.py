@@ -1,8 +1,7 @@
-"""Makes the virtual environment that the harness runs in, then hands over to `harness.cli`. Standard library only.
+"""Makes the virtual environment that the harness runs in, then hands over to `harness.command`. Standard library only.
 
 An environment is keyed by its requirements and its Python, made under a lock, and marked complete as the last
-thing done:
-two `nsvm` at once share the work, and one that was cut short is made anew.
+thing done: two `nsvm` at once share the work, and one that was cut short is made again.
 """
 
 from __future__ import annotations
@@ -179,7 +178,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Becomes `python -m harness.cli` in the environment; 2 if it cannot be made, 130 if interrupted."""
+    """Becomes `harness.command` in the environment; 2 if it cannot be made, 130 if interrupted."""
     try:
         python = ensure_venv("venv", RUN_REQUIREMENTS)
     except BootstrapError as error:
@@ -188,11 +187,11 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from harness.cli import main; sys.exit(main())"
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from harness.command import main; sys.exit(main())"
     try:
         os.execv(python, [str(python), "-P", "-c", start, *argv])
     except OSError as error:
-        _say(f"cannot start {python}: {error.strerror}; remove {python.parents[1]} to have it made anew")
+        _say(f"cannot start {python}: {error.strerror}; remove {python.parents[1]} to have it made again")
         return 2
 
 

@@ -40,8 +40,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         parents=[common],
         help="show what SVM a target offers: CPUID Fn8000_000A bit by bit, and the SVM MSRs",
         description="Boots the executor on a target and asks it. Reads only: no MSR is written but EFER.SVME by "
-        "the executor itself. "
-        "Exit status 0, or 3 if the target does not come up.",
+        "the executor itself. Exit status 0, or 3 if the target does not come up.",
     )
     parser.add_argument("--target", default="qemu-tcg", metavar="NAME", help="default: qemu-tcg")
     parser.add_argument("--cpu", metavar="MODEL", help="the CPU model of an emulated target, e.g. max,+svm,-npt")

@@ -1,4 +1,4 @@
-"""`nsvm clauses`: what is claimed, on whose word, and which tests check it."""
+"""`nsvm clauses`: what is claimed, on whose authority, and which tests check it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_NEW, EXIT_OK, HarnessError, UserError
+from harness.cli.paths import ROOT
 from harness.judge.clauses import Clause, ClauseError, load_clauses
 
 COLLECT_DEADLINE_S = 180

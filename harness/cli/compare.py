@@ -21,7 +21,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser = subparsers.add_parser(
         "compare",
         parents=[common],
-        help="lay two runs side by side: which deviations they share",
+        help="compare two runs: which deviations they share",
         description="Says for each clause that deviates in one of two runs in how many tests both deviate alike, "
         "differ, or only one does. With an L0 in an emulated machine as the first and that machine itself as the "
         "second, what both share comes from the emulator. Exit status 0.",
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     print(line(f"first: {names[0]} ({args.first}); second: {names[1]} ({args.second})") + "\n")
     for name, record in zip(("first", "second"), records, strict=True):
         if not record.complete or record.interrupted:
-            print(f"note: the {name} run was cut short: what it did not come to is told as not answered\n")
+            print(f"note: the {name} run was cut short: what it did not come to counts as not answered\n")
     for each in found:
         counts = "; ".join(f"{kind.value}: {len(each.of(kind))}" for kind in Kind if each.of(kind))
         print(f"{line(each.clause)}\n  {counts}")

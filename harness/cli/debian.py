@@ -1,4 +1,4 @@
-"""What the commands need from Debian, and how it gets there.
+"""What the commands need from Debian, and how it is installed.
 
 A need names a tool, the package that has it and why it is wanted. Nothing is installed before that is said, and
 without root, or with `--no-install`, the command that would do it is printed instead.

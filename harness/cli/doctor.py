@@ -13,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from harness.cli import machine
-from harness.cli.command import ROOT, STATE
 from harness.cli.console import EXIT_OK, EXIT_USAGE, UserError
 from harness.cli.debian import Need, install_command, missing_build_tools, packages_of
+from harness.cli.paths import ROOT, STATE
 from harness.hosts.finding import Finding
 
 VERSION_DEADLINE_S = 10
@@ -28,9 +28,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         parents=[common],
         help="say what is here and what each missing thing would unlock",
         description="Looks at this machine and installs nothing. Exit status 0 if `nsvm run` can run on its "
-        "default target as it is, "
-        "2 if something for that is missing. With --target, looks at a host instead, changes nothing there, and boots "
-        "the executor there to see what L1 is offered.",
+        "default target as it is, 2 if something for that is missing. With --target, looks at a host instead, changes "
+        "nothing there, and boots the executor to see what L1 is offered.",
     )
     parser.add_argument(
         "--target", metavar="NAME", help="a host to look at: host:NAME, ssh://USER@HOST?l0=kvm, sim:NAME"

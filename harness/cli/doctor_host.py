@@ -13,10 +13,10 @@ from harness.hosts.doctor import Finding, findings, ready
 from harness.hosts.errors import HostError
 from harness.hosts.facts import ask
 from harness.hosts.ssh_config import resolve
-from harness.link.frames import printable
 from harness.machine.base import TargetError
 from harness.sim.error import SimError
 from harness.targets.reach import reached
+from harness.text import printable
 
 
 @dataclass

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from harness.cli.clauses import collect
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
+from harness.cli.paths import ROOT
 from harness.judge.baseline import BaselineError, read_all
 from harness.judge.clauses import ClauseError, load_clauses
 from harness.summary.findings import NAMES, find, page
@@ -21,7 +21,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser = subparsers.add_parser(
         "findings",
         parents=[common],
-        help="the page of true deviations of real hypervisors, made from the baselines",
+        help="make the page of true deviations of real hypervisors from the baselines",
         description="Prints docs/findings.md as the baselines have it. Exit status 0; with --check 1 if the page that "
         "is there is not the one they give.",
     )
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     text = make(ROOT)
     if args.check:
         same = PAGE.exists() and PAGE.read_text() == text
-        say("docs/findings.md is up to date" if same else "docs/findings.md is old: ./nsvm findings --write")
+        say("docs/findings.md is up to date" if same else "docs/findings.md is out of date: ./nsvm findings --write")
         return EXIT_OK if same else EXIT_NEW
     if args.write:
         PAGE.write_text(text)

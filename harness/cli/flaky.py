@@ -1,4 +1,4 @@
-"""`nsvm run --repeat N` and `nsvm flaky RUN RUN ...`: the same thing several times, and which tests do not agree."""
+"""`nsvm run --repeat N` and `nsvm flaky RUN RUN ...`: the same run several times, and which tests differ."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser = subparsers.add_parser(
         "flaky",
         parents=[common],
-        help="compare runs, and name the tests whose verdicts are not the same",
+        help="compare runs, and name the tests whose verdicts differ",
         description="Compares the verdicts of runs that are there already, as `nsvm run --repeat N` does with those "
         "that it makes. Exit status 0 if every test says the same in all of them, 1 if one does not, 3 if there was "
         "nothing to compare.",

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.bootstrap import lock, told
-from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import STATIC_LIBC, Need, ensure, missing_build_tools
+from harness.cli.paths import LOG, ROOT, STATE
 from harness.machine.leftovers import WorkFolder
 from harness.scenario.steps import MalformedAnswer, Record, Step, encode_list, split_records
 
@@ -57,9 +57,11 @@ def check_targets(names: Sequence[str]) -> list[str]:
 
 def default_workers(name: str) -> int:
     """How many workers suit a target: on a host what its description says, else one a core."""
+    from harness.machine.base import Sized
+
     if name.startswith(REMOTE):
         target = make_target(name, STATE / "nothing-runs-here", Programs())
-        return int(getattr(getattr(target, "spec", None), "workers", 1))
+        return target.workers if isinstance(target, Sized) else 1
     return max(1, min(len(os.sched_getaffinity(0)), WORKERS_MAX))
 
 
@@ -108,11 +110,13 @@ def make_target(name: str, workdir: Path, programs: Programs, **more: object) ->
 
 def missing_for(name: str, programs: Programs) -> list[Need]:
     """What a target lacks on this machine. Raises UserError for what no package brings, as on a host."""
+    from harness.machine.base import release
+
     target = make_target(name, STATE / "nothing-runs-here", programs)
     try:
         missing = target.missing()
     finally:
-        getattr(target, "close", target.stop)()
+        release(target)
     if lacking := [item.what for item in missing if not item.package]:
         raise UserError(f"{name} cannot run a guest: {'; '.join(lacking)}")
     return [Need(item.what, item.package, item.why) for item in missing]
@@ -201,7 +205,7 @@ class Running:
 def running(name: str, programs: Programs, *, use_lane: bool = True, **more: object) -> Iterator[Running]:
     """Boots a target for as long as the block lasts; raises HarnessError if the executor does not come up."""
     from harness.link.link import Link, LinkError
-    from harness.machine.base import TargetError
+    from harness.machine.base import TargetError, release
 
     with WorkFolder("caps") as workdir:
         target = make_target(name, workdir, programs, **more)
@@ -213,12 +217,12 @@ def running(name: str, programs: Programs, *, use_lane: bool = True, **more: obj
                 link = Link(console, lane=lane, round_trip_s=target.capabilities().round_trip_s)
                 hello = link.hello(target.capabilities().boot_deadline_s)
             except (TargetError, LinkError) as error:
-                log = (getattr(error, "log", "") or target.log_tail()).strip().splitlines()
+                log = ((error.log if isinstance(error, TargetError) else "") or target.log_tail()).strip().splitlines()
                 last = f" (its log ends: {log[-1][:200]})" if log else ""
                 raise HarnessError(f"{name} did not start: {target.exit_reason() or error}{last}") from error
             yield Running(target, link, hello, time.monotonic() - started)
         finally:
-            getattr(target, "close", target.stop)()
+            release(target)
 
 
 def program_arguments(group: object) -> None:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cli.command import ROOT
 from harness.cli.console import say
+from harness.cli.paths import ROOT
 from harness.cli.progress import Bar, Counts, Display, Lines, Silent, Tail, planned_tests
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME

@@ -1,4 +1,4 @@
-"""`nsvm render`: writes a run's report anew from its record."""
+"""`nsvm render`: writes a run's report again from its record."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.cli.command import ROOT
 from harness.cli.console import UserError
+from harness.cli.paths import ROOT
 from harness.record import FILE_NAME
 
 
@@ -16,8 +16,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser = subparsers.add_parser(
         "render",
         parents=[common],
-        help="write a run's report anew from its record",
-        description="Reads RUN/run.jsonl, writes index.html and junit.xml beside it and prints the summary. "
+        help="write a run's report again from its record",
+        description="Reads RUN/run.jsonl, writes index.html and junit.xml next to it and prints the summary. "
         "The exit status is the run's.",
     )
     parser.add_argument("folder", metavar="RUN", help="a run folder, for example runs/latest")

@@ -8,8 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.cli.command import ROOT
 from harness.cli.console import UserError
+from harness.cli.paths import ROOT
 from harness.record import FILE_NAME
 from harness.summary.flaky import REPEAT_NAME
 from harness.targets import file_name

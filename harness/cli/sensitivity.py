@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.cli import machine
-from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import HarnessError, UserError, say
 from harness.cli.debian import ensure, missing_build_tools
 from harness.cli.ending import interrupted_status
 from harness.cli.host_run import password_for, recovery_s
+from harness.cli.paths import LOG, ROOT, STATE
 from harness.cli.plan import Plan
 from harness.cli.pytest_process import LOG_NAME, SILENCE_S, Ended, PytestProcess
 from harness.cli.signals import Signals

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.command import LOG
 from harness.cli.console import HarnessError, UserError, say
 from harness.cli.debian import Need, ensure, missing_build_tools
+from harness.cli.paths import LOG
+from harness.text import visible
 
 if TYPE_CHECKING:
     from harness.sim.error import SimError
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 
 SVM_LEAF = 0x8000000A
 RESTORE_DEADLINE_S = 30.0
+STOCK = "all of it as the suite has it"
 
 _BUILD = """\
 Fetches Debian packages (into .nsvm/sim, no package of this machine is touched, root is not needed), puts a minimal
 system together, boots it on an emulated AMD machine and keeps its state, which `--target sim:NAME` restores within a
-second. Done again only if something it is made of has changed.
+second. Builds again only if an ingredient has changed.
 
   ./nsvm sim build kvm                               sim:kvm, Linux 6.1
   ./nsvm sim build kvm --suite trixie                sim:kvm@6.12
@@ -40,6 +42,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     """Adds the command to the parser."""
     parser = subparsers.add_parser(
         "sim",
+        parents=[common],
         help="build and use simulated hosts: KVM or Xen on an emulated AMD machine",
         description="Simulated hosts: a real Linux with KVM, or a real Xen, on an emulated AMD machine, reached by "
         "SSH as any host is. docs/sim.md has all of it.",
@@ -84,7 +87,13 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser], com
     option("--with-qemu", action="store_true", help="with the suite's QEMU in it: kvm for vmm=qemu, xen for vmm=hvm")
     option("--cpu", metavar="MODEL", help="QEMU's CPU model of the machine; default: max,+svm (kvm)")
     option("--memory-mib", metavar="N", type=int, help="its memory; default: 512 (kvm), 768 (xen), 1024 (with QEMU)")
-    option("--append", metavar="TEXT", default="", help="more arguments for the kernel, or for Xen")
+    option(
+        "--append",
+        metavar="TEXT",
+        default="",
+        help="more arguments for the kernel, its modules too (kvm_amd.vgif=0), or for Xen",
+    )
+    option("--on-restore", metavar="CMD", default="", help="a shell command to run on it each time it is restored")
     option("--force", action="store_true", help="build it even if nothing has changed")
     build.set_defaults(act=_build)
 
@@ -129,6 +138,7 @@ def _build(args: argparse.Namespace) -> int:
         cpu=args.cpu,
         memory_mib=args.memory_mib,
         append=args.append,
+        on_restore=args.on_restore,
         with_qemu=args.with_qemu,
     )
     wanted.check()
@@ -163,7 +173,7 @@ def _seen_by_guest(state: State) -> State:
         say(f"warning: no guest was started there: {error}")
         return state
     if load(state.name).host_key != state.host_key:
-        return state  # somebody has built it anew meanwhile
+        return state  # somebody has built it again meanwhile
     state = dataclasses.replace(state, edx=leaves[SVM_LEAF, 0][3] if (SVM_LEAF, 0) in leaves else 0)
     state.save()
     return state
@@ -180,6 +190,7 @@ def _list(args: argparse.Namespace) -> int:
         try:
             state = load(name)
             entry |= {"l0": state.l0_version, "outer": state.qemu_version, "built": state.built, "bytes": state.size}
+            entry |= {"own": state.own}
             check_unchanged(state)
             entry |= {"available": state.available, "reason": state.reason}
         except SimError as error:
@@ -194,6 +205,9 @@ def _list(args: argparse.Namespace) -> int:
     for entry in listed:
         what = f"{entry['l0']} on {entry['outer']}, {entry['bytes'] / 1e6:.0f} MB" if "l0" in entry else ""
         print(f"{entry['name']:14}  {what}")
+        if "own" in entry:
+            own = "; ".join(entry["own"]) or STOCK
+            print(f"{'':14}  {visible(own)}")
         print(f"{'':14}  {'ready' if entry['available'] else 'not available: ' + entry['reason']}")
     return 0
 

@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 from harness.cli import machine
-from harness.cli.command import STATE
 from harness.cli.console import UserError
 from harness.cli.debian import INSTALL
+from harness.cli.paths import STATE
 
 DESCRIPTIONS = {
     "qemu-tcg": "QEMU's emulated CPU (TCG): quick, the default; shared memory with the harness",
@@ -91,7 +91,7 @@ def _hosts() -> list[dict[str, Any]]:
 
 
 def _simulated(programs: machine.Programs) -> list[dict[str, Any]]:
-    """The simulated hosts that are built; where none is, how one comes to be."""
+    """The simulated hosts that are built; if none is, how to build one."""
     from harness.sim.state import built
 
     listed = []

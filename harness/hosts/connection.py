@@ -25,7 +25,7 @@ from harness.hosts.errors import HostError
 from harness.hosts.login import dial, login
 from harness.hosts.spec import HostSpec
 from harness.hosts.ssh_config import Place, resolve
-from harness.link.frames import printable
+from harness.text import printable
 
 __all__ = ["Connection", "HostError", "Ran"]
 

@@ -8,8 +8,8 @@ import time
 
 import paramiko
 
-from harness.link.frames import printable
 from harness.machine.base import ConsoleClosed, ConsoleTimeout
+from harness.text import printable
 
 LOG_KEPT = 64 * 1024
 CHUNK = 65536

@@ -20,7 +20,7 @@ PARAMETERS = {
     "vnmi": "VNMI",
     "tsc_scaling": "TscRateMsr",
 }
-"""What kvm_amd can be told to do without."""
+"""Features that a parameter of kvm_amd turns off."""
 
 Facts = Mapping[str, str]
 

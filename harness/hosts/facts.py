@@ -11,7 +11,7 @@ from harness.hosts.sections import Sections
 from harness.hosts.spec import HostSpec
 from harness.hosts.watch import Host
 from harness.hosts.xen_config import DEVICE_MODEL, needs_model
-from harness.link.frames import printable
+from harness.text import printable
 
 DEADLINE_S: Final = 30.0
 ANSWER_MAX: Final = 64 * 1024

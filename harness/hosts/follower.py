@@ -50,7 +50,7 @@ class Follower:
         self._thread: threading.Thread | None = None
 
     def start(self, host: Opens) -> None:
-        """Begins anew over a connection, without waiting. What had come before the first time is left out."""
+        """Starts again over a connection, without waiting. What came before the first start is left out."""
         self.stop()
         stopping = self._stopping = threading.Event()  # each thread has its own: one that ends late stays stopped
         self.why_not = ""
@@ -117,7 +117,7 @@ class Follower:
             case "boot" if header.text != self.boot_id:
                 if self.boot_id:
                     self.reboots += 1
-                    self._ring.append("--- the host has been booted anew ---", Grade.NOTEWORTHY)
+                    self._ring.append("--- the host has rebooted ---", Grade.NOTEWORTHY)
                 self.boot_id, self.taint = header.text, None
                 self._last, self._old_until, self._newest_us = None, None, 0
             case "taint" if self.taint is None and header.text.isdecimal():

@@ -3,7 +3,7 @@
 `cat /dev/kmsg` first: it is there with busybox too, it follows, and each record has a number, by which one that comes
 twice is dropped and lost ones are counted, and a facility, which user space cannot set to the kernel's own: what a
 process writes into the log is kept, and never taken for the kernel's word. A user who may not open it may be in a group
-that reads the journal. The shell waits on its stdin beside it, so that nothing stays when the connection dies.
+that reads the journal. The shell waits on its stdin meanwhile, so that nothing stays when the connection dies.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from harness.link.frames import printable
+from harness.text import printable
 
 FOLLOW: Final = r"""
 LC_ALL=C; export LC_ALL; exec 3<&0 2>/dev/null

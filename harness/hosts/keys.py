@@ -75,7 +75,7 @@ class _Agent(paramiko.agent.AgentSSH):
 
 
 def _public(path: Path) -> bytes | None:
-    """The public half of a key, which lies beside it, or is all that there is of a key that only the agent has."""
+    """The public half of a key, which lies next to it, or is all there is of a key that only the agent has."""
     for file in (path.with_name(f"{path.name}.pub"), path):
         with contextlib.suppress(Exception):
             return paramiko.pkey.PublicBlob.from_file(str(file)).key_blob

@@ -1,6 +1,6 @@
 """The host's key against known_hosts files, as OpenSSH writes them: hashed names, patterns, ports, revoked keys.
 
-A line that makes no sense is passed over, as by ssh itself; paramiko's own reader would stop there.
+A line that makes no sense is skipped, as ssh itself does; paramiko's own reader would stop there.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ import paramiko
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.lease_scripts import ACQUIRE, BEAT, RELEASE
-from harness.link.frames import printable
 from harness.machine.process import start_time
+from harness.text import printable
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 

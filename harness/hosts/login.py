@@ -140,7 +140,7 @@ def _password_login(place: Place, transport: paramiko.Transport) -> bool:
             password = getpass.getpass(f"Password of {place.user}@{place.address}: ")
     if not password:
         return False
-    transport.auth_timeout = place.deadline_s  # anew: a person may have been typing
+    transport.auth_timeout = place.deadline_s  # from now: a person may have been typing
     try:
         transport.auth_password(place.user, password)
     except paramiko.BadAuthenticationType:

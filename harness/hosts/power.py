@@ -14,7 +14,7 @@ from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.hosts.login import PASSWORD_VARIABLE
 from harness.hosts.spec import HostSpec
-from harness.link.frames import printable
+from harness.text import printable
 
 POWER_DEADLINE_S = 120.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 10.0
@@ -38,7 +38,7 @@ def recover(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Back:
-    """Brings a lost host back. Raises HostError: it stays away, or will not have us any more."""
+    """Brings a lost host back. Raises HostError: it stays away, or does not let us in any more."""
     began = clock()
     connection, last = _wait(spec, connect, clock, sleep)
     output = ""

@@ -33,7 +33,7 @@ def list_script() -> str:
 def stop_script(name: str, *, patient: bool = False) -> str:
     """Ends the processes of a guest and waits until they are gone. Status 1 if they stay.
 
-    `patient`: they are about to end, and are left alone for so long as others have between SIGTERM and SIGKILL.
+    `patient`: they are about to end, and are left alone for as long as others have between SIGTERM and SIGKILL.
     """
     return (
         f"n={shlex.quote(name)}; s=0; t={-STOP_TICKS if patient else 0}; while :; do [ $t -ne 0 ] || s=TERM; f=; "

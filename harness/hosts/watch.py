@@ -19,7 +19,7 @@ from harness.hosts.problems import Grade, grade_of
 from harness.hosts.ring import Ring
 from harness.hosts.sections import Sections
 from harness.hosts.taint import became, describe
-from harness.link.frames import printable
+from harness.text import printable
 
 LOOK_DEADLINE_S: Final = 5.0
 SETTLE_S: Final = 0.3
@@ -51,7 +51,7 @@ class Mark:
 
 
 class Watch:
-    """One target's eye on its L0. `stalls_fatal=False` where the host is emulated: a stall may be the emulator's."""
+    """How one target watches its L0. `stalls_fatal=False` where the host is emulated: a stall may be the emulator's."""
 
     def __init__(self, kind: str, *, stalls_fatal: bool = True) -> None:
         self._kind = kind
@@ -68,7 +68,7 @@ class Watch:
         self._trace = ""
 
     def attach(self, host: Host) -> None:
-        """Begins to watch over a connection, also one that was made anew. Raises what the connection raises."""
+        """Begins to watch over a connection, also over a new one after a loss. Raises what the connection raises."""
         self._host = host
         self._follower.start(host)
         if self._kind == "xen":  # what is in its ring before the first guest is nobody's doing

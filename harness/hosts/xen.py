@@ -21,7 +21,7 @@ from harness.machine.base import TargetError, TargetOptions
 
 GRACE_MS = 500
 CREATE_TICKS = 300  # of 0.05 s: how long until the console is there
-ROOM_MIB = 32  # what a domain takes beside its memory
+ROOM_MIB = 32  # what a domain takes besides its memory
 MODEL_LOG = "/var/log/xen/qemu-dm-NAME.log"  # of an HVM domain's QEMU; xl keeps it, and ten older ones
 
 # xl stays in the foreground and says how the domain ended; without that it would leave a process behind.

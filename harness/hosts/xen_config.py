@@ -42,7 +42,7 @@ def guest_config(guest: GuestPlan, *, hvm: bool, executor: str, disk: str, lines
     if hvm:
         disk = f"{guest.workdir}/{disk}"
         if re.search(r"[,\s]", disk):
-            raise TargetError(f"xl cannot be told of a disk at {disk!r}")
+            raise TargetError(f"xl has no way to name a disk at {disk!r}")
         # As SCSI: xl refuses an IDE disk that is read-only. QEMU's, as a file needs a loop device else.
         config += [f"disk = [ {_quoted(f'format=raw,vdev=sda,access=ro,backendtype=qdisk,target={disk}')} ]"]
         config += ['boot = "c"', 'vga = "none"', "vnc = 0", "nographic = 1", "usb = 0", "vkb_device = 0"]
@@ -84,5 +84,5 @@ def _policy(mask: int) -> str:
 
 def _quoted(text: str) -> str:
     if re.search(r"[\"'\\\x00-\x1f\x7f]", text):
-        raise TargetError(f"xl cannot be told {text!r}")
+        raise TargetError(f"xl has no way to write {text!r}")
     return f'"{text}"'

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.record import Verdict
+
 _KNOWN: dict[str, type] = {
     "clause": str,
     "tests": list,
@@ -58,7 +60,7 @@ class Deviation:
     clause: str
     reason: str
     reference: str
-    verdict: str = "FAIL"
+    verdict: Verdict = "FAIL"
     tests: tuple[str, ...] = ()
     versions: str = ""
     severity: str = ""
@@ -112,7 +114,7 @@ class Baseline:
         return cls(tuple(deviation for path in paths for deviation in cls.load(path, version).deviations))
 
     def known(
-        self, clause: str, test: str, verdict: str, rows: Rows = (), reason: str = "", *, after_others: bool = False
+        self, clause: str, test: str, verdict: Verdict, rows: Rows = (), reason: str = "", *, after_others: bool = False
     ) -> Deviation | None:
         """The entry that expects this verdict of this clause in this test, if there is one. `rows` are those that
         differ, `reason` is what a loss of the target was told with. `after_others`: a fresh boot does not show it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.judge.exit import fault_match, fault_text
 from harness.judge.expect import Match, Row, compare, stated
+from harness.judge.fault import fault_match, fault_text
 from harness.scenario import places
 from harness.scenario.asm import Assembled
 from harness.scenario.steps import CodeAnswer, Fault

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from harness.judge.consistency import refused_if_broken
-from harness.judge.exit import INVALID_LOW, Exit, fault_text
+from harness.judge.exit import INVALID_LOW, Exit
 from harness.judge.expect import Match, Row, hexadecimal
+from harness.judge.fault import fault_text
 from harness.scenario.steps import Fault, Phase, VmrunResult
 from harness.svm import Cpuid
 from harness.svm.events import EVENT_VALID, describe_event

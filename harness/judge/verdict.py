@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from harness.judge.baseline import Baseline, Deviation
 from harness.judge.comparisons import Place
 from harness.judge.expect import Match, Row
-from harness.record import worst, worst_news
+from harness.record import News, Verdict, worst, worst_news
 
 _NUMBER = re.compile(r"[0-9.]+")
 
-DEVIATES = ("FAIL", "CRASH", "HANG")
+DEVIATES: Final[tuple[Verdict, ...]] = ("FAIL", "CRASH", "HANG")
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One run of a test's function: its own verdict, and the universal checks that fired meanwhile."""
 
-    verdict: str  # PASS FAIL CRASH HANG SKIP ERROR MISS
+    verdict: Verdict  # PASS FAIL CRASH HANG SKIP ERROR MISS
     reason: str = ""
     mismatch: Match | None = None  # what the failed assert had compared
     place: Place | None = None  # where that assert stands
@@ -45,8 +46,8 @@ class ClauseVerdict:
     """The verdict of one clause in one test."""
 
     clause: str
-    verdict: str
-    news: str  # ok, new, known, mended, skipped
+    verdict: Verdict
+    news: News  # ok, new, known, mended, skipped
     universal: bool
     summary: str
     deviation: Deviation | None = None
@@ -65,7 +66,7 @@ def judge(
     for name in clauses:
         if attempt.verdict in DEVIATES:
             known = baseline.known(name, test, attempt.verdict, _said(rows), attempt.reason, after_others=after_others)
-            news = "known" if known else "new"
+            news: News = "known" if known else "new"
             summary = attempt.reason if known else _headline(attempt.reason, rows, baseline, name, test)
             verdicts.append(ClauseVerdict(name, attempt.verdict, news, False, summary, known, rows))
         elif attempt.verdict == "PASS" and (promised := baseline.promised(name, test)):
@@ -104,8 +105,8 @@ def _said(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return [(row.name, row.got) for row in rows]
 
 
-def overall(verdicts: Sequence[ClauseVerdict]) -> tuple[str, str]:
-    """The test's verdict and news: the worst of its clauses'."""
+def overall(verdicts: Sequence[ClauseVerdict]) -> tuple[Verdict | Literal[""], News | Literal[""]]:
+    """The test's verdict and news: the worst of its clauses'; "" where it has none."""
     return worst(v.verdict for v in verdicts), worst_news(v.news for v in verdicts)
 
 

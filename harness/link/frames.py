@@ -186,12 +186,6 @@ def is_text(data: bytes) -> bool:
     return sum(byte in _PRINTABLE for byte in data) * 8 >= len(data) * 7
 
 
-def printable(data: bytes, limit: int = 4096) -> str:
-    """The end of `data`, at most `limit` bytes of it, with everything but plain text escaped; lines are kept."""
-    tail = data[-limit:].replace(b"\r\n", b"\n")
-    return "".join(chr(byte) if byte == 0x0A or 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in tail)
-
-
 def bundle_image(step_lists: Sequence[bytes], first_seq: int = 1) -> bytes:
     """A bundle file (docs/link-protocol.md, *Bundles*): one RUN for each list of steps, numbered from `first_seq`."""
     if not 1 <= first_seq <= first_seq + len(step_lists) - 1 <= SEQ_MAX and step_lists:

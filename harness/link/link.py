@@ -166,7 +166,7 @@ class Link:
             self._await_hello(deadline_s, ask_at_once=True)
 
     def reboot(self, deadline_s: float) -> Hello:
-        """Has the machine reset, and waits for the hello of the next boot. The link starts anew with it."""
+        """Has the machine reset, and waits for the hello of the next boot. The link starts again with it."""
         self._need_hello()
         deadline = self._clock() + deadline_s
         self.close_lane(deadline_s)

@@ -1,7 +1,7 @@
 """One worker's hold on one target: boots it, runs scenarios on it, notices when it is lost, boots it again.
 
 A hang loses one test: every request has a deadline, and whatever goes wrong with the target is turned into TargetLost,
-which says what kind of loss it was and carries the evidence. The next request boots the target anew.
+which says what kind of loss it was and carries the evidence. The next request boots the target again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.link.link import Hello, Link, LinkClosed, LinkError, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
-from harness.machine.base import Distant, Target, TargetError
+from harness.machine.base import Distant, Replaceable, Target, TargetError
+from harness.record import Verdict
 from harness.scenario import places, steps
 from harness.scenario.scenario import Item, Scenario, Templates, compile_items
 from harness.scenario.steps import MalformedAnswer, Record, Status, Step, TableKind
@@ -32,7 +33,9 @@ RET = b"\xc3"  # the blob that does nothing, for L1.restore_step
 class TargetLost(Exception):
     """The target crashed, hung, was reset or cannot be reached. `verdict` is CRASH, HANG or MISS."""
 
-    def __init__(self, verdict: str, what: str, reason: str, *, frames: tuple[str, ...] = (), log: str = "") -> None:
+    def __init__(
+        self, verdict: Verdict, what: str, reason: str, *, frames: tuple[str, ...] = (), log: str = ""
+    ) -> None:
         super().__init__(reason)
         self.verdict = verdict
         self.what = what  # "reset", "crash", "hang", "garbage", "lost" (the way there alone), "missing"
@@ -117,8 +120,8 @@ class Session:
         if self._boot is not None:
             self._on_event("restart", why)
         self._stop()
-        if discard:
-            getattr(self.target, "discard", lambda: None)()
+        if discard and isinstance(self.target, Replaceable):
+            self.target.discard()
 
     def close(self) -> None:
         """Ends the target."""
@@ -190,6 +193,7 @@ class Session:
     def _lost(self, error: LinkError, deadline_s: float) -> TargetLost:
         log = self.target.log_tail()
         ended = self.target.exit_reason()
+        verdict: Verdict
         match error:
             case LinkReset():
                 verdict, what, reason = "CRASH", "reset", "the machine was reset: a second hello came"

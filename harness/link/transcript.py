@@ -13,8 +13,8 @@ from harness.link.frames import (
     MessageType,
     Noise,
     RefusedReason,
-    printable,
 )
+from harness.text import printable
 
 TEXT_KEPT = 16 * 1024  # bytes on the console that are no frame
 NOTES_KEPT = 32

@@ -103,7 +103,55 @@ class Distant(Protocol):
     """A target that can be lost without having ended: the way there may be cut."""
 
     def way_lost(self) -> bool:
-        """Whether exit_reason() told of the way alone: the machine ran on, and no test has deviated."""
+        """Whether exit_reason() speaks of the way alone: the machine ran on, and no test has deviated."""
+
+
+@runtime_checkable
+class Held(Protocol):
+    """A target that holds something beyond its boots: a host's lease, an outer machine."""
+
+    def close(self) -> None:
+        """Ends the machine and gives all of it back; takes the place of the last stop(). May be called again."""
+
+
+@runtime_checkable
+class Claimable(Protocol):
+    """A target that others may have."""
+
+    def claim(self) -> None:
+        """Takes it before the run begins. Raises TargetError, which names who has it."""
+
+
+@runtime_checkable
+class Replaceable(Protocol):
+    """A target that can be had on another machine, where a reboot of the guest does not mend what a test did."""
+
+    def discard(self) -> None:
+        """Ends the machine; the next start() is on another one."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A target whose machine says how many guests it carries at once."""
+
+    @property
+    def workers(self) -> int:
+        """How many workers a run should use where the user does not say."""
+
+
+@runtime_checkable
+class Imageless(Protocol):
+    """A target that may do without the executor's image, as the ones that tests pretend."""
+
+    needs_executor: bool
+
+
+def release(target: Target) -> None:
+    """Ends a target for good, with all that it holds beyond its boots."""
+    if isinstance(target, Held):
+        target.close()
+    else:
+        target.stop()
 
 
 class Target(Protocol):

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from harness.link.frames import printable
 from harness.machine.base import TargetError
+from harness.text import printable
 
 LOG_KEPT = 64 * 1024  # bytes of an emulator's output that are kept
 LAST_WORDS_S = 1.0  # what was written before the end may come behind it

@@ -17,9 +17,9 @@ from types import FrameType
 
 from harness.cli import machine
 from harness.cli.bootstrap import BootstrapError, ensure_venv, told
-from harness.cli.command import LOG, ROOT, STATE
 from harness.cli.console import EXIT_NEW, EXIT_OK, EXIT_TERMINATED, UserError, say
 from harness.cli.debian import Need, ensure, missing_build_tools, missing_test_tools
+from harness.cli.paths import LOG, ROOT, STATE
 
 TOX_REQUIREMENTS = "requirements/tox.txt"
 TOTAL_DEADLINE_S = 24 * 60
@@ -68,8 +68,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         help="run the project's own tests",
         usage="nsvm test [options] [-- pytest arguments]",
         description="Runs tox environments: lint (ruff; the executor with warnings as errors, reproducible), "
-        "types (mypy), units (tests "
-        "without an emulator), emulators (tests with one, and the suites on QEMU TCG and Bochs). "
+        "types (mypy), units (tests without "
+        "an emulator), emulators (tests with one, and the suites on QEMU TCG and Bochs). "
         "Exit status 0 if nothing failed, 1 if something did, 2 if something is missing.",
     )
     names = [environment.name for environment in ENVIRONMENTS]

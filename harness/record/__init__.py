@@ -2,7 +2,7 @@
 
 The writer appends one whole line with one write, so a run that is killed loses at most the line it was writing,
 and several processes may write to one file. The reader streams, and takes what it can: a torn or unreadable line,
-an unknown kind, a missing or odd field is told as a Problem and never ends the reading. A record without an End is
+an unknown kind, a missing or odd field becomes a Problem and never ends the reading. A record without an End is
 of a run that was cut short, and `Run.complete` says so.
 """
 
@@ -33,7 +33,7 @@ from harness.record.kinds import (
 )
 from harness.record.reader import read
 from harness.record.run import Run, collect, load
-from harness.record.verdicts import BAD_VERDICTS, LOST_VERDICTS, NEWS, VERDICTS, worst, worst_news
+from harness.record.verdicts import BAD_VERDICTS, LOST_VERDICTS, NEWS, VERDICTS, News, Verdict, worst, worst_news
 from harness.record.writer import FILE_NAME, LINE_MAX_BYTES, Writer, encode
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Fresh",
     "HostInfo",
     "Interrupted",
+    "News",
     "NsvmInfo",
     "Problem",
     "Record",
@@ -65,6 +66,7 @@ __all__ = [
     "RunStart",
     "TargetInfo",
     "Universal",
+    "Verdict",
     "Writer",
     "collect",
     "encode",

@@ -155,9 +155,9 @@ def _result(s: Source) -> Result:
         if fresh is None
         else Fresh(
             state=fresh.text("state", "not-needed"),
-            shared_verdict=fresh.text("shared_verdict"),
+            shared_verdict=fresh.one_of("shared_verdict", VERDICTS, "ERROR") if fresh.text("shared_verdict") else "",
             shared_reason=fresh.text("shared_reason"),
-            fresh_verdict=fresh.text("fresh_verdict"),
+            fresh_verdict=fresh.one_of("fresh_verdict", VERDICTS, "ERROR") if fresh.text("fresh_verdict") else "",
             fresh_reason=fresh.text("fresh_reason"),
             after=fresh.texts("after"),
             before=fresh.whole("before"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
+
+from harness.record.verdicts import News, Verdict
 
 SCHEMA: Final = 1
 AFTER_OTHERS: Final = "after-others"
@@ -115,8 +117,8 @@ class Check:
     """
 
     clause: str
-    verdict: str
-    news: str = "ok"
+    verdict: Verdict
+    news: News = "ok"
     universal: bool = False
     baseline: BaselineRef | None = None
     summary: str = ""
@@ -161,9 +163,9 @@ class Fresh:
     """
 
     state: str = "not-needed"
-    shared_verdict: str = ""
+    shared_verdict: Verdict | Literal[""] = ""
     shared_reason: str = ""
-    fresh_verdict: str = ""
+    fresh_verdict: Verdict | Literal[""] = ""
     fresh_reason: str = ""
     after: Sequence[str] = ()
     before: int = 0
@@ -192,10 +194,10 @@ class Result:
     KIND: ClassVar[str] = "result"
     test: str
     target: str
-    verdict: str
+    verdict: Verdict
     worker: str = ""
     clauses: Sequence[str] = ()
-    news: str = "ok"
+    news: News = "ok"
     reason: str = ""
     duration_s: float = 0.0
     scenario: str = ""

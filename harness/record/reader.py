@@ -1,4 +1,4 @@
-"""Reads a record as it comes: a line that is none is told as a Problem and never ends the reading."""
+"""Reads a record as it comes: a line that is no record becomes a Problem and never ends the reading."""
 
 from __future__ import annotations
 

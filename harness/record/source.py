@@ -1,12 +1,15 @@
-"""One JSON object, asked for its fields by type; whatever it holds, there is an answer, and what is odd is told."""
+"""One JSON object, asked for its fields by type; whatever it holds, there is an answer, and what is odd is noted."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from harness.record.writer import LIST_MAX
+
+Word = TypeVar("Word", bound=str)
 
 
 class Unusable(Exception):
@@ -46,10 +49,11 @@ class Source:
             raise Unusable(f"it has no {key!r}")
         return value
 
-    def one_of(self, key: str, known: Sequence[str], otherwise: str) -> str:
+    def one_of(self, key: str, known: Sequence[Word], otherwise: Word) -> Word:
         value = self.text(key)
-        if value in known:
-            return value
+        for word in known:
+            if word == value:
+                return word
         self.odd.append(f"{key!r} is {value[:40]!r}, taken for {otherwise!r}")
         return otherwise
 

@@ -15,7 +15,7 @@ from harness.judge.expect import Match, Row
 from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
 from harness.link.session import ExecutorRefused, Past, TargetLost
 from harness.machine.base import Watched
-from harness.record import AFTER_OTHERS, BaselineRef, Check, Evidence, Fresh, Result
+from harness.record import AFTER_OTHERS, BaselineRef, Check, Evidence, Fresh, News, Result, Verdict
 from harness.run.aftermath import NAMED_MAX, in_words
 from harness.run.evidence import failure_text, gather, rows_of
 from harness.run.worker import Worker
@@ -46,7 +46,9 @@ class Decided:
         self._verdicts = verdicts
         self._fresh = fresh
         self._l1 = l1
-        self.verdict, self.news = overall(verdicts)
+        verdict, news = overall(verdicts)
+        self.verdict: Verdict = verdict or attempt.verdict
+        self.news: News = news or "ok"
         deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
         self._evidence: list[Evidence] = (
             gather(attempt, l1, worker.settings.root, l0_log) if deviates and evidence is None else evidence or []
@@ -147,7 +149,7 @@ class Attempts:
     ) -> Decided:
         return Decided(self._worker, self._item.nodeid, attempt, verdicts, fresh, self._l1, l0_log, evidence)
 
-    def _search(self, first: Attempt, verdict: str, reason: str, history: Sequence[Past]) -> Fresh:
+    def _search(self, first: Attempt, verdict: Verdict, reason: str, history: Sequence[Past]) -> Fresh:
         """Which of the tests before it must have run for the deviation to show."""
         worker = self._worker
 

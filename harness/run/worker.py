@@ -14,7 +14,7 @@ from harness.judge.baseline import Baseline
 from harness.judge.clauses import Clause, load_clauses
 from harness.link.hello import Hello
 from harness.link.session import Session
-from harness.machine.base import Target, TargetError, TargetOptions
+from harness.machine.base import Claimable, Imageless, Target, TargetError, TargetOptions, release
 from harness.machine.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
 from harness.run.aftermath import Aftermath
@@ -183,11 +183,6 @@ class Worker:
         return create(self.settings.target, self.settings.options(self._workdir.path, cpus))
 
 
-def release(target: Target) -> None:
-    """Gives back what a target holds beyond its boots: a host's lease, an outer machine."""
-    getattr(target, "close", target.stop)()
-
-
 def check_setup(settings: Settings) -> Target:
     """The target, unstarted, if all that it needs is here. Raises SetupError, which says what is missing."""
     try:
@@ -196,12 +191,14 @@ def check_setup(settings: Settings) -> Target:
         if not missing:
             target.version()  # asks a host, which may not be there
             target.command_line()  # refuses options that mean nothing to it
-            getattr(target, "claim", lambda: None)()  # a host that somebody else has
+            if isinstance(target, Claimable):
+                target.claim()  # a host that somebody else has
     except KeyError as error:
         raise SetupError(str(error.args[0])) from None
     except TargetError as error:
         raise SetupError(str(error)) from None
-    if getattr(target, "needs_executor", True) and not (EXECUTOR / "executor.elf").exists():
+    needs_executor = target.needs_executor if isinstance(target, Imageless) else True
+    if needs_executor and not (EXECUTOR / "executor.elf").exists():
         raise SetupError(f"the executor is not built: run `make -C {EXECUTOR.parent}` (./nsvm run does)")
     if missing:
         named = "; ".join(f"{i.what} (package {i.package}: {i.why})" if i.package else i.what for i in missing)

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.judge.exit import INVALID_LOW, VMEXIT, Exit
+from harness.judge.exit import INVALID_LOW, Exit
 from harness.judge.universal import RELOADED, SHARED
 from harness.scenario.answer_bytes import (
     encode_code,
@@ -46,6 +46,7 @@ from harness.scenario.steps import (
 from harness.sensitivity.replay import Calls, Lost
 from harness.svm.events import EVENT_VALID
 from harness.svm.exit_writes import SAVED_STATE
+from harness.svm.exits import VMEXIT
 from harness.svm.fields import FIELDS, SAVE_AREA, VMLOAD_FIELDS
 from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
 from harness.svm.vmcb import WHOLE_FIELDS, Vmcb, field

@@ -23,6 +23,8 @@ from harness.judge.exit import Exit
 from harness.link.hello import Hello
 from harness.link.link import Link
 from harness.link.session import Boot, Session, TargetLost
+from harness.record import NEWS, VERDICTS, News, Verdict
+from harness.record.source import Source
 from harness.scenario.answer_bytes import encode_record
 from harness.scenario.asm import Assembler
 from harness.scenario.scenario import Scenario
@@ -33,7 +35,7 @@ from harness.scenario.steps import Record, split_records
 class Lost:
     """In an answer's place: the target was lost over this call. The fields are those of TargetLost."""
 
-    verdict: str
+    verdict: Verdict
     what: str
     reason: str
 
@@ -56,8 +58,8 @@ class Recorded:
 
     test: str
     target: str
-    verdict: str
-    news: str
+    verdict: Verdict
+    news: News
     packed: str = ""
 
     def line(self) -> str:
@@ -104,12 +106,19 @@ def read_answers(path: Path) -> Iterator[Recorded]:
             for number, line in enumerate(lines, 1):
                 try:
                     told = json.loads(line)
-                    fields = (told["test"], told["target"], told["verdict"], told["news"], told["answers"])
+                    fields = Source(told, [])
+                    recorded = Recorded(
+                        str(told["test"]),
+                        str(told["target"]),
+                        fields.one_of("verdict", VERDICTS, "ERROR"),
+                        fields.one_of("news", NEWS, "new"),
+                        str(told["answers"]),
+                    )
                 except (ValueError, KeyError, TypeError):
                     raise AnswersError(f"{path}:{number} is no line of answers; record them anew") from None
-                yield Recorded(*map(str, fields))
+                yield recorded
     except (OSError, UnicodeDecodeError) as error:
-        raise AnswersError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise AnswersError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
 
 
 class RecordingL1(L1):
@@ -134,7 +143,7 @@ class RecordingL1(L1):
         self.calls.append(records)
         return records
 
-    def keep(self, path: Path, test: str, target: str, verdict: str, news: str) -> None:
+    def keep(self, path: Path, test: str, target: str, verdict: Verdict, news: News) -> None:
         """Appends the test, if its verdict is one to build on: passed, skipped, or a deviation that is known."""
         if verdict not in ("PASS", "SKIP") and news != "known":
             return

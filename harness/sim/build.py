@@ -18,7 +18,7 @@ from typing import Any
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.sim import outer_qemu, probe
-from harness.sim.error import SimError
+from harness.sim.error import Refused, SimError
 from harness.sim.image import Image
 from harness.sim.kernel import Kernel
 from harness.sim.keys import KeyPair
@@ -27,6 +27,7 @@ from harness.sim.lock import locked
 from harness.sim.machine import OuterMachine
 from harness.sim.outer_qemu import OuterQemu
 from harness.sim.packages import Package, PackageView, unpack
+from harness.sim.parameters import check_known
 from harness.sim.root import FAILED, READY, Packages
 from harness.sim.state import IMAGE_FORMAT, STATE, State, check_name, home, load
 from harness.sim.wanted import SUITE, VMM_OF_QEMU, Wanted, digest, digest_folder
@@ -46,7 +47,7 @@ def build(wanted: Wanted, say: Say, *, force: bool = False) -> tuple[State, bool
     kit = _Kit(wanted, say)
     kit.choose()
     name = check_name(wanted.name or kit.usual_name())
-    with locked(home() / f".{name}.lock", lambda: say(f"sim:{name} is being built by somebody else: waiting for that")):
+    with locked(home() / f".{name}.lock", lambda: say(f"sim:{name} is being built by somebody else: waiting for it")):
         if not force and (there := _unchanged(name, kit.inputs())):
             return there, False
         kit.get()
@@ -90,10 +91,10 @@ class _Kit:
         self._qemu = self._find_qemu()
 
     def usual_name(self) -> str:
-        """The name where none is given: what is unusual about it stands in it."""
+        """The name if none is given; it says what is unusual."""
         wanted = self._wanted
-        if wanted.kernel or wanted.xen or wanted.cpu or wanted.memory_mib or wanted.append:
-            raise SimError(f"give what you build a name of its own: --name {wanted.kind}-mine")
+        if wanted.kernel or wanted.xen or wanted.cpu or wanted.memory_mib or wanted.append or wanted.on_restore:
+            raise SimError(f"an unusual build needs a name of its own: --name {wanted.kind}-mine")
         name = f"{wanted.kind}-{VMM_OF_QEMU[wanted.kind]}" if wanted.with_qemu else wanted.kind
         if wanted.suite != SUITE:
             name += f"@{self._image.version(self._packages)}"
@@ -149,6 +150,8 @@ class _Kit:
             built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             made_of=self._made_of(),
             command=self._wanted.command(),
+            append=self._wanted.append,
+            on_restore=self._wanted.on_restore,
         )
         return self._boot(state)
 
@@ -160,10 +163,14 @@ class _Kit:
                 try:
                     machine.await_console(READY, BOOT_DEADLINE_S)
                     self._hear(machine.console_tail())
+                    if state.kind == "kvm":
+                        check_known(state.append, machine.console_tail())
                     spec = machine.reach(BOOT_DEADLINE_S)
                     with _connected(spec) as connection:
                         boot.stop()
                         state = probe.look(state, connection, PROBE_DEADLINE_S)
+                except Refused:
+                    raise
                 except (SimError, HostError) as error:
                     raise machine.failed(SimError(str(error))) from error
             if not state.available:
@@ -178,7 +185,7 @@ class _Kit:
         return dataclasses.replace(state, measured={"boot_s": boot.seconds})
 
     def _hear(self, console: str) -> None:
-        """Passes on what does not work there; without a network there is no going on."""
+        """Passes on what does not work there; without a network the build ends."""
         for said in re.findall(rf"^{FAILED}(.*)", console, re.MULTILINE):
             if "network" in said:
                 raise SimError(said)
@@ -198,6 +205,8 @@ class _Kit:
             "modules": digest_folder(wanted.modules),
             "xen": digest(wanted.xen),
         }
+        if wanted.on_restore:
+            made_of["on_restore"] = wanted.on_restore
         if wanted.qemu is not None:  # somebody's own builds are all of one version
             made_of["program"] = digest(self._qemu.program)
         return made_of

@@ -9,3 +9,7 @@ class SimError(Exception):
     def __init__(self, message: str, log: str = "") -> None:
         super().__init__(message)
         self.log = log
+
+
+class Refused(SimError):
+    """The host is well, but does not do what the user asks of it."""

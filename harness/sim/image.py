@@ -33,7 +33,7 @@ class Image(ABC):
 
     @abstractmethod
     def boot(self) -> list[str]:
-        """What the outer QEMU is told to boot. Paths are relative to the state's folder."""
+        """What the outer QEMU boots. Paths are relative to the state's folder."""
 
     @abstractmethod
     def version(self, packages: Sequence[Package]) -> str:

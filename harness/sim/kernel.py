@@ -52,6 +52,10 @@ class Kernel:
             visit(normal_name(name), ())
         return list(order.items())
 
+    def has(self, name: str) -> bool:
+        """Whether there is a module of that name, loaded or not."""
+        return normal_name(name) in self._files()
+
     def _files(self) -> dict[str, Path]:
         if self.modules is None:
             return {}
@@ -73,6 +77,11 @@ def depends(module: bytes) -> list[str]:
     """Which modules a module needs, from its .modinfo section."""
     found = re.search(rb"\0depends=([A-Za-z0-9_,-]*)\0", module)
     return [normal_name(name) for name in found[1].decode().split(",") if name] if found else []
+
+
+def parameters(module: bytes) -> list[str]:
+    """The names of a module's parameters, from its .modinfo section."""
+    return sorted(name.decode() for name in set(re.findall(rb"\0parmtype=([A-Za-z0-9_]+):", module)))
 
 
 def _decompressed(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from harness.sim.root import Packages, Root
 
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 MODULES = ("kvm_amd", "virtio_pci", "virtio_net")
-KVM_AMD_OPTIONS = "nested=1 npt=1"
+KVM_AMD_OPTIONS = {"nested": "1", "npt": "1"}
 # panic=-1: a panic ends the machine at once (-no-reboot). kvm_amd.*: for kernels that have it built in.
 APPEND = (
     "console=ttyS0 panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr random.trust_cpu=on "
@@ -36,6 +36,7 @@ class KvmImage(Image):
     def __init__(self, append: str, memory_mib: int | None, cpu: str | None, *, qemu: bool) -> None:
         usual = MEMORY_WITH_QEMU_MIB if qemu else MEMORY_MIB
         super().__init__(f"{APPEND} {append}".strip(), memory_mib or usual, cpu or CPU)
+        self._own = append
         self._qemu = qemu
 
     def packages(self, *, own_kernel: bool) -> list[Choice]:
@@ -47,7 +48,7 @@ class KvmImage(Image):
     def files(self, kernel: Kernel, packages: Packages, suite: str, user: KeyPair, host: KeyPair) -> dict[str, bytes]:
         """See Image."""
         root = new_root(packages, "nsvm-kvm", suite, user, host)
-        root.modules(kernel, MODULES, {"kvm_amd": KVM_AMD_OPTIONS})
+        root.modules(kernel, MODULES, self._own, {"kvm_amd": KVM_AMD_OPTIONS})
         if self._qemu:
             _add_qemu(root, packages)
         return {"vmlinuz": kernel.image.read_bytes(), "initrd": root.archive(RC)}
@@ -62,7 +63,13 @@ class KvmImage(Image):
 
     def fingerprint(self) -> list[str]:
         """See Image."""
-        return [*COMMON, *MODULES, KVM_AMD_OPTIONS, RC, f"qemu={self._qemu}"]
+        return [
+            *COMMON,
+            *MODULES,
+            " ".join(f"{name}={value}" for name, value in KVM_AMD_OPTIONS.items()),
+            RC,
+            f"qemu={self._qemu}",
+        ]
 
 
 def _add_qemu(root: Root, packages: Packages) -> None:

@@ -1,4 +1,4 @@
-"""Locks between builds. The kernel lets go of one with its process, however that ends."""
+"""Locks between builds. The kernel frees one when its process ends, however that ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Holds the lock of a file, which is made with its folder. `waiting` is called if somebody else has it.
 
-    All that is done under one has deadlines of its own, so this wait ends too.
+    Whatever is done under a lock has deadlines of its own, so this wait ends too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as lock:

@@ -19,7 +19,8 @@ from harness.hosts.spec import HostSpec
 from harness.machine.base import TargetError
 from harness.machine.process import Child, reap_leftovers, signal_name, state_directory
 from harness.sim import outer_qemu
-from harness.sim.error import SimError
+from harness.sim.error import Refused, SimError
+from harness.sim.on_restore import run_on
 from harness.sim.qmp import Qmp
 from harness.sim.serial_log import SerialLog
 from harness.sim.state import STATE, State
@@ -54,11 +55,17 @@ class OuterMachine:
                 self.qmp.wait_status(("paused",), deadline - time.monotonic())
                 self.qmp.execute("cont")
             self.qmp.wait_status(("running",), deadline - time.monotonic())
-            return self.reach(deadline - time.monotonic())
+            spec = self.reach(deadline - time.monotonic())
+            if self._state.on_restore:
+                run_on(spec, self._state.on_restore, deadline - time.monotonic())
+            return spec
+        except Refused:
+            self.stop()
+            raise
         except SimError as error:
             told = self.failed(error) if self._child is not None else error
             # A QEMU of the same version may have been built otherwise, and then does not take the state.
-            raise SimError(f"{told} (if that is so again, run {self._state.again})", told.log) from None
+            raise SimError(f"{told} (if it happens again, run {self._state.again})", told.log) from None
         finally:
             os.close(saved)
 
@@ -79,7 +86,7 @@ class OuterMachine:
         except (TargetError, OSError) as error:
             for end in ours:
                 end.close()
-            raise SimError(str(error), getattr(error, "log", "")) from None
+            raise SimError(str(error), error.log if isinstance(error, TargetError) else "") from None
         finally:
             for end in theirs:
                 end.close()
@@ -161,7 +168,7 @@ class OuterMachine:
         return self._child.log() if self._child is not None else self._last_log
 
     def exit_reason(self) -> str | None:
-        """What befell the host: a panic or an oops on its console, or its emulator's end. None if nothing did."""
+        """What happened to the host: a panic or an oops on its console, or its emulator's end. None if nothing did."""
         if self._child is None:
             return None
         status = self._child.wait(0)

@@ -58,7 +58,7 @@ def from_suite(view: PackageView, folder: Path) -> OuterQemu:
             loader = next((tree / path / LOADER for path in LIBRARY_PATHS if (tree / path / LOADER).exists()), None)
             if loader is None:
                 raise SimError(f"{view.suite}: its libc6 has no loader")
-            # QEMU looks for its modules and firmware beside the running program, which is the loader.
+            # QEMU looks for its modules and firmware next to the running program, which is the loader.
             shutil.copy(loader, tree / "usr/bin/ld.so")
             (tree / DONE).write_text("")
     program = tree / "usr/bin" / PROGRAM
@@ -75,7 +75,7 @@ def check_unchanged(state: State) -> None:
         raise SimError(f"sim:{state.name} was built with {program}, which is gone: run {state.again}")
     if _stamp(program) != state.qemu_stamp and (now := version(command)) != state.qemu_version:
         raise SimError(
-            f"sim:{state.name} was built with {state.qemu_version}, {program} is {now} now: run {state.again}"
+            f"sim:{state.name} was built with {state.qemu_version}, {program} is now {now}: run {state.again}"
         )
 
 

@@ -171,7 +171,7 @@ class PackageView:
         return "".join(f"deb [arch=amd64 signed-by={KEYRING}] {where} {suite} main\n" for where, suite in suites)
 
     def _apt(self, arguments: Sequence[str], deadline_s: float) -> subprocess.CompletedProcess[str]:
-        """Runs apt-get; one that is not done in time has failed as any other that fails."""
+        """Runs apt-get; one that is not done in time counts as failed."""
         environment = {**os.environ, "APT_CONFIG": str(self._directory.absolute() / "apt.conf"), "LC_ALL": "C"}
         command = ["apt-get", *arguments]
         try:

@@ -12,6 +12,7 @@ from harness.hosts.doctor_xen import REQUIRED
 from harness.hosts.kvm import version as kvm_version
 from harness.sim import pvh
 from harness.sim.error import SimError
+from harness.sim.parameters import check_known_to_xen, check_taken, script
 from harness.sim.state import State
 
 KVM = """\
@@ -45,6 +46,8 @@ def look(state: State, host: Connection, deadline_s: float) -> State:
 
 
 def _look_kvm(state: State, host: Connection, deadline_s: float) -> State:
+    if asked := script(state.append):
+        check_taken(state.append, host.run(asked, deadline_s=deadline_s).text.splitlines())
     lines = host.run(KVM, deadline_s=deadline_s).text.splitlines()
     if len(lines) != 4:
         raise SimError(f"the host's shell says {' / '.join(lines)[:200]!r}")
@@ -53,7 +56,7 @@ def _look_kvm(state: State, host: Connection, deadline_s: float) -> State:
     if nested == "absent":
         reason = "kvm_amd is not loaded: the kernel does not take the outer CPU for one with SVM"
     elif nested not in ("1", "Y"):
-        reason = "kvm_amd refuses nested=1 on this outer machine"
+        reason = f"kvm_amd has nested={nested} there"
     elif device != "kvm":
         reason = "there is no /dev/kvm"
     text, numbers = kvm_version(release, build)
@@ -66,6 +69,8 @@ def _look_xen(state: State, host: Connection, deadline_s: float) -> State:
     if ran.status or len(lines) != 2:
         raise SimError(f"xl does not work there: {ran.complaint or ran.text[:200]}")
     version, capabilities = lines
+    if state.append:
+        check_known_to_xen(state.append, host.run("xl dmesg", deadline_s=deadline_s).text)
     state = dataclasses.replace(state, l0_version=f"Xen {version}", l0_version_tuple=_numbers(version))
     if "hap" not in capabilities.split():
         reason = f"Xen offers no HAP on this outer machine, only {capabilities}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
@@ -14,12 +15,16 @@ from harness.sim.error import SimError
 from harness.sim.initramfs import Entry, archive, character_device, file, folder, link
 from harness.sim.kernel import Kernel, normal_name
 from harness.sim.keys import KeyPair
+from harness.sim.parameters import check, options_of
 
 LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64")
 LIBRARIES = "lib/x86_64-linux-gnu"
 LOADER = "lib64/ld-linux-x86-64.so.2"
 LOADED_LATE = ("libgcc_s.so.1",)
 """What programs load only when they need it."""
+
+Usual = Mapping[str, Mapping[str, str]]
+"""Modules, and the parameters that each is loaded with: name and value."""
 
 FAILED = "nsvm: fail: "
 READY = "nsvm: ready"
@@ -135,11 +140,14 @@ class Root:
         self.entries["root/.ssh/authorized_keys"] = file(f"{user.public_line()} nsvm\n", 0o600)
         self.entries["etc/dropbear/host_key"] = file(host.dropbear_private(), 0o600)
 
-    def modules(self, kernel: Kernel, wanted: Sequence[str], options: dict[str, str]) -> None:
-        """Kernel modules and the lines that load them."""
-        for name, data in kernel.load_order(wanted):
+    def modules(self, kernel: Kernel, wanted: Sequence[str], append: str, usual: Usual) -> None:
+        """Kernel modules and the lines that load them, with the parameters that are usual and those in `append`."""
+        order = dict(kernel.load_order(wanted))
+        check(append, kernel, order)
+        options = options_of(append, usual)
+        for name, data in order.items():
             self.entries[f"lib/modules/{name}.ko"] = file(data)
-            given = f" {options[name]}" if name in options else ""
+            given = "".join(f" {shlex.quote(option)}" for option in options.get(name, ()))
             self._modules.append(f"insmod /lib/modules/{name}.ko{given} || fail 'module {name} does not load'\n")
 
     def loads(self, name: str) -> bool:

@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 
-from harness.link.frames import printable
+from harness.text import printable
 
 CONSOLE_KEPT = 256 * 1024
 _NOT_A_GUEST = r"^(?!\(d\d+\))[^\n]*?"  # Xen puts (d5) before what a guest writes to its console

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any
 from harness.sim.error import SimError
 
 IMAGE_FORMAT = 1
-"""Counted up when an old image would not do what newer code expects of it."""
+"""Raised when an old image would not do what newer code expects of it."""
 MACHINE = "machine.json"
 STATE = "state"
 NAME = re.compile(r"(kvm|xen)([@+._-][A-Za-z0-9@+._-]{0,60})?\Z")
@@ -50,7 +51,7 @@ class State:
     l0_version_tuple: tuple[int, ...]
     host_key: str
     paused: bool
-    """Whether the machine was stopped when saved and must be told to go on."""
+    """Whether the machine was stopped when saved and must be started again."""
     vmm: str = ""
     """The VMM that its guests run under, if not the usual one."""
     available: bool = True
@@ -63,6 +64,27 @@ class State:
     measured: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
     """What built it, as a person types it."""
+    append: str = ""
+    """Arguments for its kernel or Xen, besides the usual ones."""
+    on_restore: str = ""
+    """A shell command that is run on it each time it has been restored."""
+
+    @property
+    def own(self) -> list[str]:
+        """What is not the suite's: kernel, modules or Xen, with the beginning of their hash; and what was added."""
+        words = []
+        if digest := self.made_of.get("kernel"):
+            words.append(f"own kernel {digest[:8]}")
+        if modules := self.made_of.get("modules"):
+            together = hashlib.sha256(json.dumps(modules, sort_keys=True).encode()).hexdigest()
+            words.append(f"own modules {together[:8]}")
+        if digest := self.made_of.get("xen"):
+            words.append(f"own Xen {digest[:8]}")
+        if self.append:
+            words.append(f"started with {self.append}")
+        if self.on_restore:
+            words.append(f"after each restore: {self.on_restore}")
+        return words
 
     @property
     def again(self) -> str:

@@ -31,6 +31,7 @@ class Wanted:
     cpu: str | None = None
     memory_mib: int | None = None
     append: str = ""
+    on_restore: str = ""
     with_qemu: bool = False
 
     def command(self) -> str:
@@ -47,6 +48,7 @@ class Wanted:
             ("--cpu", self.cpu),
             ("--memory-mib", self.memory_mib),
             ("--append", self.append or None),
+            ("--on-restore", self.on_restore or None),
         ):
             words += [] if value is None else [option, str(value)]
         return shlex.join([*words, *(["--with-qemu"] if self.with_qemu else [])])

@@ -68,7 +68,7 @@ class XenImage(Image):
     def files(self, kernel: Kernel, packages: Packages, suite: str, user: KeyPair, host: KeyPair) -> dict[str, bytes]:
         """See Image."""
         root = new_root(packages, "nsvm-xen", suite, user, host)
-        root.modules(kernel, MODULES, {})
+        root.modules(kernel, MODULES, "", {})
         _add_toolstack(root, packages)
         if self._qemu:
             _add_qemu(root, packages)
@@ -100,7 +100,7 @@ def uncompressed(path: Path) -> bytes:
     except (OSError, EOFError) as error:
         raise SimError(f"{path}: {error}") from None
     if data[:4] != b"\x7fELF":
-        raise SimError(f"{path} is no Xen: xen or xen.gz as its build leaves it in xen/ is wanted, not xen.efi")
+        raise SimError(f"{path} is no Xen: give xen or xen.gz, as its build leaves it in xen/, not xen.efi")
     return data
 
 

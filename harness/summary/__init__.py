@@ -51,5 +51,5 @@ __all__ = [
 
 
 def events_of(events: Iterable[Event], *, routine: bool) -> list[Event]:
-    """The boots and restarts (routine), or what befell a target otherwise."""
+    """The boots and restarts (routine), or what else happened to a target."""
     return [e for e in events if (e.what in ("boot", "restart")) is routine]

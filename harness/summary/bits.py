@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
-from harness.record import LOST_VERDICTS, ClauseInfo, Run, worst
-from harness.summary.category import Tally, UniversalTally, severity
+from harness.record import LOST_VERDICTS, ClauseInfo, Run, Verdict, worst
+from harness.summary.category import Category, Tally, UniversalTally, severity
 from harness.summary.outcome import Judged
 from harness.svm.cpuid import SVM_BITS
 
@@ -23,7 +24,7 @@ class ClauseSummary:
     judged: dict[str, list[Judged]] = field(default_factory=dict)
     universal: dict[str, UniversalTally] = field(default_factory=dict)
 
-    def verdict(self, target: str) -> str:
+    def verdict(self, target: str) -> Verdict | Literal[""]:
         """The worst verdict on that target; "" if none. A universal clause that never fired passed."""
         tally = self.per_target.get(target)
         if tally is not None and tally.verdict not in ("", "SKIP"):
@@ -33,7 +34,7 @@ class ClauseSummary:
             return "FAIL" if seen.failed else "PASS"
         return tally.verdict if tally else ""
 
-    def category(self, target: str) -> str:
+    def category(self, target: str) -> Category | Literal[""]:
         tally = self.per_target.get(target)
         found = tally.category if tally else ""
         if found in ("", "skipped") and self.verdict(target) == "PASS":
@@ -48,8 +49,8 @@ class BitCell:
     offered: bool | None
     tally: Tally
     clauses_judged: int = 0
-    verdict: str = ""
-    category: str = ""
+    verdict: Verdict | Literal[""] = ""
+    category: Category | Literal[""] = ""
 
 
 @dataclass(slots=True)
@@ -121,11 +122,11 @@ def bit_cell(row: BitSummary, target: str, offered: bool | None) -> BitCell:
         else:
             tally.add(found.verdict, found.news, found.summary)
     verdicts = [v for c in row.clauses if (v := c.verdict(target))]
-    categories = [c for clause in row.clauses if (c := clause.category(target))]
+    ranked = sorted((c for clause in row.clauses if (c := clause.category(target))), key=severity)
     return BitCell(
         offered=offered,
         tally=tally,
         clauses_judged=sum(1 for v in verdicts if v not in ("SKIP", *LOST_VERDICTS)),
         verdict=worst(verdicts),
-        category=min(categories, key=severity, default=""),
+        category=ranked[0] if ranked else "",
     )

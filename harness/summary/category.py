@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
-from harness.record import BAD_VERDICTS, LOST_VERDICTS, worst, worst_news
+from harness.record import BAD_VERDICTS, LOST_VERDICTS, News, Verdict, worst, worst_news
 
-CATEGORIES = ("new", "mended", "known", "lost", "passed", "skipped")
+Category = Literal["new", "mended", "known", "lost", "passed", "skipped"]
+CATEGORIES: Final[tuple[Category, ...]] = ("new", "mended", "known", "lost", "passed", "skipped")
 """Worst first."""
 
 
-def category(verdict: str, news: str) -> str:
+def category(verdict: Verdict, news: News) -> Category:
     """The one of CATEGORIES that a verdict and its news are."""
     if verdict in LOST_VERDICTS:
         return "lost"
@@ -22,7 +24,7 @@ def category(verdict: str, news: str) -> str:
     return "new" if verdict in BAD_VERDICTS else "passed"
 
 
-def severity(name: str) -> int:
+def severity(name: Category) -> int:
     """The place of a category among CATEGORIES: the worst is 0."""
     return CATEGORIES.index(name)
 
@@ -39,12 +41,12 @@ class Tally:
     lost: int = 0
     passed: int = 0
     skipped: int = 0
-    verdict: str = ""
-    news: str = ""
+    verdict: Verdict | Literal[""] = ""
+    news: News | Literal[""] = ""
     reasons: Counter[str] = field(default_factory=Counter)
     """Why outcomes were skipped."""
 
-    def add(self, verdict: str, news: str, reason: str = "", *, universal: bool = False) -> None:
+    def add(self, verdict: Verdict, news: News, reason: str = "", *, universal: bool = False) -> None:
         """Count one outcome. `universal`: it is known, and nothing but universal checks deviates in it."""
         match category(verdict, news):
             case "new":
@@ -74,7 +76,7 @@ class Tally:
         return self.known - self.universal
 
     @property
-    def category(self) -> str:
+    def category(self) -> Category | Literal[""]:
         """The worst category in it; "" of nothing. "passed" before "skipped"."""
         return next((name for name in CATEGORIES if getattr(self, name)), "")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
-from harness.record import BAD_VERDICTS, Run
+from harness.record import BAD_VERDICTS, Run, Verdict
 from harness.summary.bits import ClauseSummary
 from harness.summary.category import counted
 from harness.summary.outcome import Outcome
@@ -43,5 +44,5 @@ def cross_check(
         contradictions.append("the end of the record says that all was well (exit status 0), its results do not")
 
 
-def _spelt(counts: dict[str, int] | Counter[str]) -> str:
+def _spelt(counts: Mapping[Verdict, int] | Mapping[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in sorted(counts.items())) or "nothing"

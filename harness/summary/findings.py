@@ -1,6 +1,6 @@
 """The findings: what deviates in real hypervisors, as a page for those who mend them. Pure.
 
-Made from the baselines alone, so that a finding and the expectation that shows it cannot part ways: an entry with a
+Made from the baselines alone, so that a finding cannot disagree with the expectation that shows it: an entry with a
 severity is a finding.
 """
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, Literal
 
-from harness.record import Run
+from harness.record import News, Run, Verdict
 from harness.summary import Outcome, Summary
 
 REPEAT_NAME = "repeat.json"
-ABSENT = "absent"
+ABSENT: Final = "absent"
 SCHEMA = 1
 
 
@@ -23,8 +23,8 @@ SCHEMA = 1
 class Seen:
     """What one run says of a test. The verdict is ABSENT where a whole run does not hold it."""
 
-    verdict: str
-    news: str = "ok"
+    verdict: Verdict | Literal["absent"]
+    news: News = "ok"
     reason: str = ""
 
     @property
@@ -60,7 +60,7 @@ class Flaky:
 
     @property
     def reason(self) -> str:
-        """Why it deviated, from the first run in which it did so otherwise than in most."""
+        """Why it deviated, from the first run that is not like most."""
         rare = [numbers[0] for numbers in list(self.ways.values())[1:]]
         common = [numbers[0] for numbers in self.ways.values()]
         told = (self.seen[number - 1] for number in [*rare, *common])
@@ -69,7 +69,7 @@ class Flaky:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several runs beside each other."""
+    """Several runs compared."""
 
     names: Sequence[str]
     summaries: Sequence[Summary]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.record import AFTER_OTHERS, BAD_VERDICTS, BaselineRef, Check, Result, Run, worst, worst_news
-from harness.summary.category import category, severity
+from harness.record import AFTER_OTHERS, BAD_VERDICTS, BaselineRef, Check, News, Result, Run, Verdict, worst, worst_news
+from harness.summary.category import Category, category, severity
 
 NO_CLAUSE = "(no clause)"
 OF_BASELINE = "baselines/"
@@ -18,12 +18,12 @@ class Judged:
 
     clause: str
     outcome: Outcome
-    verdict: str
-    news: str
+    verdict: Verdict
+    news: News
     check: Check | None = None
 
     @property
-    def category(self) -> str:
+    def category(self) -> Category:
         return category(self.verdict, self.news)
 
     @property
@@ -57,8 +57,8 @@ class Outcome:
 
     number: int
     result: Result
-    verdict: str
-    news: str
+    verdict: Verdict
+    news: News
     judged: list[Judged] = field(default_factory=list)
 
     @property
@@ -70,7 +70,7 @@ class Outcome:
         return self.result.target
 
     @property
-    def category(self) -> str:
+    def category(self) -> Category:
         return category(self.verdict, self.news)
 
     @property
@@ -107,8 +107,8 @@ def _mended_beside_known(result: Result) -> bool:
 
 def _judge(number: int, result: Result, contradictions: list[str]) -> Outcome:
     """Roll one result up, worst wins; say where it contradicts itself."""
-    verdict = worst([result.verdict, *(c.verdict for c in result.checks if c.verdict != "SKIP")])
-    news = worst_news([result.news, *(c.news for c in result.checks)])
+    verdict = worst([result.verdict, *(c.verdict for c in result.checks if c.verdict != "SKIP")]) or "ERROR"
+    news = worst_news([result.news, *(c.news for c in result.checks)]) or "new"
     where = f"{result.test} on {result.target}"
     if verdict != result.verdict:
         contradictions.append(f"{where} is recorded as {result.verdict}, but one of its checks as {verdict}")
@@ -140,7 +140,7 @@ def _judge(number: int, result: Result, contradictions: list[str]) -> Outcome:
 
 
 def outcomes_of(run: Run, contradictions: list[str]) -> list[Outcome]:
-    """One outcome for each test and target; of a test told twice the worse."""
+    """One outcome for each test and target; of a test recorded twice the worse."""
     found: dict[tuple[str, str], Outcome] = {}
     for number, result in enumerate(run.results):
         outcome = _judge(number, result, contradictions)

@@ -1,10 +1,10 @@
 """Facts of AMD-V as pure data and pure functions: no input or output, standard library only."""
 
-from .bits import Bits, describe_bits, hex_of
-from .checks import CHECKS, Rule, broken_rules, vmcb_address_is_legal
-from .cpuid import SVM_BITS, Cpuid, SvmBit, svm_bit
-from .cpuid_build import make_cpuid
-from .events import (
+from harness.svm.bits import Bits, describe_bits, hex_of
+from harness.svm.checks import CHECKS, Rule, broken_rules, vmcb_address_is_legal
+from harness.svm.cpuid import SVM_BITS, Cpuid, SvmBit, svm_bit
+from harness.svm.cpuid_build import make_cpuid
+from harness.svm.events import (
     Event,
     EventType,
     describe_event,
@@ -16,8 +16,8 @@ from .events import (
     vector_name,
     vector_number,
 )
-from .exit_writes import Write, exit_write, exit_write_masks, forbidden_changes, may_write, written_by_vmexit
-from .exits import (
+from harness.svm.exit_writes import Write, exit_write, exit_write_masks, forbidden_changes, may_write, written_by_vmexit
+from harness.svm.exits import (
     KNOWN_CODES,
     VMEXIT,
     describe_exitcode,
@@ -30,14 +30,14 @@ from .exits import (
     npf_info,
     nrip_defined,
 )
-from .features import FEATURES
-from .fields import FIELDS, VMCB_SIZE, VMLOAD_FIELDS, VMLOAD_RANGES, Clean, Field
-from .intercepts import INTERCEPTS, intercept_exit_code
-from .msr import MSR, describe_msr, iopm, msr_name, msrpm
-from .paging import LegacyTables, LongTables, NestedTables, PaeTables, Tables
-from .registers import register_names
-from .templates import OUTPUT_PATTERN, OUTPUT_RANGES, fill_outputs, make_template, unwritten
-from .vmcb import FieldChange, Vmcb, clean_bits_for, describe, diff, field
+from harness.svm.features import FEATURES
+from harness.svm.fields import FIELDS, VMCB_SIZE, VMLOAD_FIELDS, VMLOAD_RANGES, Clean, Field
+from harness.svm.intercepts import INTERCEPTS, intercept_exit_code
+from harness.svm.msr import MSR, describe_msr, iopm, msr_name, msrpm
+from harness.svm.paging import LegacyTables, LongTables, NestedTables, PaeTables, Tables
+from harness.svm.registers import register_names
+from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES, fill_outputs, make_template, unwritten
+from harness.svm.vmcb import FieldChange, Vmcb, clean_bits_for, describe, diff, field
 
 __all__ = [
     "CHECKS", "FEATURES", "FIELDS", "INTERCEPTS", "KNOWN_CODES", "MSR", "OUTPUT_PATTERN", "OUTPUT_RANGES", "SVM_BITS",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cpuid import Cpuid
-from .rule import Check, Finding, Rule, State
-from .rules_control import CONTROL_RULES
-from .rules_state import STATE_RULES
-from .vmcb import Vmcb
+from harness.svm.cpuid import Cpuid
+from harness.svm.rule import Check, Finding, Rule, State
+from harness.svm.rules_control import CONTROL_RULES
+from harness.svm.rules_state import STATE_RULES
+from harness.svm.vmcb import Vmcb
 
 __all__ = ["CHECKS", "Rule", "broken_rules", "vmcb_address_is_legal"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import product
 
-from .features import UnknownFeature, known
+from harness.svm.features import UnknownFeature, known
 
 _TOKEN = re.compile(r"\s*([A-Za-z0-9_.\-]+|[!&|()])")
 _FEATURES_MAX = 10  # of conditions that are asked whether they contradict one another

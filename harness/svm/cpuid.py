@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from . import registers as r
-from .condition import evaluate
-from .features import SVM_BITS, SvmBit, known, normalise
+from harness.svm import registers as r
+from harness.svm.condition import evaluate
+from harness.svm.features import SVM_BITS, SvmBit, known, normalise
 
 __all__ = ["SVM_BITS", "Cpuid", "Leaf", "SvmBit", "svm_bit"]
 

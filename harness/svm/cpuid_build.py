@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .cpuid import Cpuid, Leaf
-from .features import feature
+from harness.svm.cpuid import Cpuid, Leaf
+from harness.svm.features import feature
 
 _BASICS = (
     "VME", "DE", "PSE", "TSC", "MSR", "PAE", "MCE", "APIC", "SYSENTER", "MTRR", "PGE", "PAT", "FXSR", "SSE",

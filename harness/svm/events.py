@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .bits import Bits, bit, describe_bits, reserved, span
+from harness.svm.bits import Bits, bit, describe_bits, reserved, span
 
 VECTORS: dict[int, str] = {
     0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from .cpuid import Cpuid
-from .fields import FIELD_BY_NAME, FIELDS, VMCB_SIZE, WHOLE_FIELDS, Field
-from .vmcb import FieldChange, Vmcb, diff, field
+from harness.svm.cpuid import Cpuid
+from harness.svm.fields import FIELD_BY_NAME, FIELDS, VMCB_SIZE, WHOLE_FIELDS, Field
+from harness.svm.vmcb import FieldChange, Vmcb, diff, field
 
 
 class Write(Enum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .bits import Bits, bit, describe_bits, flags, hex_of, span
-from .events import pushes_error_code, vector_name
-from .exitcodes import KNOWN_CODES, VMEXIT, exit_name
-from .registers import register_names
+from harness.svm.bits import Bits, bit, describe_bits, flags, hex_of, span
+from harness.svm.events import pushes_error_code, vector_name
+from harness.svm.exitcodes import KNOWN_CODES, VMEXIT, exit_name
+from harness.svm.registers import register_names
 
 __all__ = [
     "EXITS",

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from . import registers as r
-from .bits import Bits, bit, flags, reserved, reserved_mask, span
-from .events import EVENT
-from .intercepts import WORDS
+from harness.svm import registers as r
+from harness.svm.bits import Bits, bit, flags, reserved, reserved_mask, span
+from harness.svm.events import EVENT
+from harness.svm.intercepts import WORDS
 
 VMCB_SIZE = 4096
 SAVE_AREA = 0x400  # where the state save area begins

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .bits import Bits, flags
-from .events import VECTORS
+from harness.svm.bits import Bits, flags
+from harness.svm.events import VECTORS
 
 _MISC1 = (
     "intr", "nmi", "smi", "init", "vintr", "cr0_sel", "sidt", "sgdt", "sldt", "str", "lidt", "lgdt", "lldt", "ltr",

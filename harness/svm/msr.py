@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from . import registers as r
-from .bits import Bits, bit, describe_bits, flags, span
+from harness.svm import registers as r
+from harness.svm.bits import Bits, bit, describe_bits, flags, span
 
 
 class MSR(IntEnum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from . import registers as r
+from harness.svm import registers as r
 
 
 class CR0:

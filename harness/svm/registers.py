@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bits import Bits, bit, flags, reserved, span
+from harness.svm.bits import Bits, bit, flags, reserved, span
 
 register_names: tuple[str, ...] = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from . import registers as r
-from .cpuid import Cpuid
-from .vmcb import Vmcb
+from harness.svm import registers as r
+from harness.svm.cpuid import Cpuid
+from harness.svm.vmcb import Vmcb
 
 ALL_64 = 0xFFFF_FFFF_FFFF_FFFF
 

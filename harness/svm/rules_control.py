@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .events import Event, EventType
-from .fields import SAVE_AREA, WHOLE_FIELDS
-from .msr import MSRPM_SIZE
-from .registers import PAT, PAT_TYPES
-from .rule import ALL_64, Finding, Registry, State, adds_to, broken_if
+from harness.svm.events import Event, EventType
+from harness.svm.fields import SAVE_AREA, WHOLE_FIELDS
+from harness.svm.msr import MSRPM_SIZE
+from harness.svm.registers import PAT, PAT_TYPES
+from harness.svm.rule import ALL_64, Finding, Registry, State, adds_to, broken_if
 
 CONTROL_RULES: Registry = []
 rule = adds_to(CONTROL_RULES)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import registers as r
-from .paging import pdpe_reserved_mask
-from .registers import CR0 as CR0_BITS
-from .rule import ALL_64, Finding, Registry, State, adds_to, broken_if
+from harness.svm import registers as r
+from harness.svm.paging import pdpe_reserved_mask
+from harness.svm.registers import CR0 as CR0_BITS
+from harness.svm.rule import ALL_64, Finding, Registry, State, adds_to, broken_if
 
 STATE_RULES: Registry = []
 rule = adds_to(STATE_RULES)

@@ -6,9 +6,9 @@ L2 does can leave it without an exit. Output fields hold `OUTPUT_PATTERN`, so th
 
 from __future__ import annotations
 
-from . import registers as r
-from .fields import FIELD_BY_NAME
-from .vmcb import Vmcb
+from harness.svm import registers as r
+from harness.svm.fields import FIELD_BY_NAME
+from harness.svm.vmcb import Vmcb
 
 OUTPUT_PATTERN = 0xA5
 """The byte that output fields are filled with."""

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .bits import describe_bits, hex_of
-from .events import describe_event
-from .exits import describe_exitcode
-from .fields import (
+from harness.svm.bits import describe_bits, hex_of
+from harness.svm.events import describe_event
+from harness.svm.exits import describe_exitcode
+from harness.svm.fields import (
     FIELD_BY_NAME,
     FIELDS,
     SAVE_AREA,
@@ -21,7 +21,7 @@ from .fields import (
     Clean,
     Field,
 )
-from .intercepts import INTERCEPTS, intercept_exit_code
+from harness.svm.intercepts import INTERCEPTS, intercept_exit_code
 
 __all__ = [
     "FIELDS", "INTERCEPTS", "SAVE_AREA", "SEGMENTS", "VMCB_SIZE", "VMLOAD_FIELDS", "VMLOAD_RANGES", "WHOLE_FIELDS",

@@ -139,7 +139,7 @@ class Bochs:
         """What Bochs needs and is not there."""
         if self._options.without or self._options.cpu_model:
             raise TargetError("Bochs has one CPU model here (ryzen), and no way to take bits away from it")
-        why = "runs the suite on Bochs's emulated AMD CPU: a second opinion beside QEMU's"
+        why = "runs the suite on Bochs's emulated AMD CPU: a second opinion besides QEMU's"
         wanted = [
             (self._program is not None, PROGRAM, "bochs", why),
             (any(Path("/usr/lib").glob(f"*/{TERM_PLUGINS}")), "Bochs's term display", "bochs-term", why),
@@ -155,7 +155,7 @@ class Bochs:
         for path in (disk, lock):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-        disk.symlink_to(self._options.disk_image.absolute())  # Bochs puts its lock beside the name it was given
+        disk.symlink_to(self._options.disk_image.absolute())  # Bochs puts its lock next to the name it was given
         debugger.write_text("c\n")
         (workdir / RC).write_text(configuration(self._options, disk, terminal))
         return [disk, lock, debugger, workdir / RC]
@@ -163,7 +163,7 @@ class Bochs:
 
 @functools.cache
 def _ask(program: str) -> tuple[str, bool]:
-    """Version, and whether it is a build with the debugger, which takes -rc and wants to be told to continue."""
+    """Version, and whether it is a build with the debugger, which takes -rc and waits for `continue`."""
     try:
         ran = subprocess.run(
             [program, "--help"], capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL

@@ -1,7 +1,7 @@
 """A guest on a simulated host as target: real KVM or real Xen on an emulated AMD machine, reached over real SSH.
 
 Each target restores an outer machine of its own (0.3 to 0.7 s) and keeps it for its boots; after a panic of the host,
-or when its emulator has died, the next boot restores it anew. All else is what any host over SSH does. A round trip
+or when its emulator has died, the next boot restores it again. All else is what any host over SSH does. A round trip
 takes 15 to 20 ms: the host's SSH server runs on an emulated CPU.
 """
 
@@ -103,7 +103,7 @@ class SimHost:
         return self._host is not None and self._machine is not None and self._machine.alive() and self._host.alive()
 
     def exit_reason(self) -> str | None:
-        """What befell the host, else why the guest ended."""
+        """What happened to the host, else why the guest ended."""
         if self._host is None or self._machine is None:
             return None
         if (reason := self._machine_ended()) is not None:
@@ -116,7 +116,7 @@ class SimHost:
         return self._host is not None and self._machine is not None and self._machine.alive() and self._host.way_lost()
 
     def _machine_ended(self) -> str | None:
-        """What the machine ended of. Where the line is cut that is waited for: its sockets close before it is gone."""
+        """Why the machine ended. Waits for it where the line is cut: its sockets close before it is gone."""
         assert self._host is not None and self._machine is not None
         connection = self._host.hold.connection
         lost = connection is not None and not connection.alive()
@@ -178,7 +178,8 @@ class SimHost:
             state = self._built()
         except TargetError as error:
             return str(error)
-        return f"{state.l0_version} on {state.qemu_version}, {state.argv[state.argv.index('-cpu') + 1]}"
+        own = f" ({'; '.join(state.own)})" if state.own else ""
+        return f"{state.l0_version}{own} on {state.qemu_version}, {state.argv[state.argv.index('-cpu') + 1]}"
 
     @property
     def version_tuple(self) -> tuple[int, ...]:
@@ -205,7 +206,7 @@ class SimHost:
         return []
 
     def _restore(self) -> tuple[SshHost, OuterMachine]:
-        self._state = None  # it may have been built anew meanwhile, with other keys
+        self._state = None  # it may have been built again meanwhile, with other keys
         state = self._built()
         self.close()
         if not state.available:
@@ -227,7 +228,7 @@ class SimHost:
         return self._state
 
     def _explained(self, error: TargetError) -> TargetError:
-        """With what the host died of, if it did."""
+        """The error with the reason why the host died, if it did."""
         reason = self._machine.exit_reason() if self._machine is not None else None
         if reason is None:
             return error

@@ -54,6 +54,11 @@ class SshHost:
         """The baselines that hold for it."""
         return (self.l0.kind,)
 
+    @property
+    def workers(self) -> int:
+        """See Sized."""
+        return self.spec.workers
+
     def start(self) -> Console:
         """Boots afresh, after bringing the host back if it was lost."""
         self.stop()
@@ -104,7 +109,7 @@ class SshHost:
         return self._console is not None and not self._console.ended() and connection is not None and connection.alive()
 
     def exit_reason(self) -> str | None:
-        """Why the guest ended by itself. Where the host is lost it is waited for, to say whether it rebooted."""
+        """Why the guest ended by itself. If the host is lost, waits for it, to say whether it rebooted."""
         console, connection = self._console, self.hold.connection
         if console is None or connection is None:
             return None

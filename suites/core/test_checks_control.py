@@ -66,7 +66,7 @@ def test_vmrun_intercept_clear_is_refused_with_no_intercept_at_all(l1):
 
 @clause("core.checks.vmrun_intercept_clear")
 def test_vmrun_intercept_clear_is_refused_with_all_others_set(l1):
-    """The seven bits beside it are set, and so is all of the word before: no neighbour stands in for it."""
+    """The seven other bits of its byte are set, and so is all of the word before: no neighbour stands in for it."""
     vmcb = {"intercept_misc1": 0xFFFF_FFFF, "intercept_misc2": 0xFE, "intercept_exceptions": EVERY_EXCEPTION}
 
     assert l1.guest("vmmcall", vmcb=vmcb).run().is_invalid

@@ -77,7 +77,7 @@ def test_lmsle_is_refused_where_cpuid_says_it_is_unsupported(l1):
     ("bit", "feature"), [(0, "SYSCALL"), (11, "NX"), *BY_FEATURE.items()], ids=lambda item: str(item).lower()
 )
 def test_bit_of_a_feature_that_is_offered_runs(l1, bit, feature):
-    """The legal neighbours, each bit set alone beside what long mode needs."""
+    """The legal neighbours, each bit set alone, with what long mode needs."""
     guest = l1.guest("start: vmmcall")
     l1.need(feature)
     guest.vmcb["efer"] |= 1 << bit
@@ -109,7 +109,7 @@ def test_long_mode_bits_without_long_mode_are_refused(l1, bits):
 )
 @pytest.mark.dirties("an L0 that is confused about the mode may reload L1's state wrongly")
 def test_lma_that_does_not_fit_is_survived(l1, mode, efer):
-    """Implementations compute LMA anew from LME and PG, or refuse, or take it as it is, whereupon L2 may fault."""
+    """Implementations compute LMA again from LME and PG, or refuse, or take it as it is, whereupon L2 may fault."""
     guest = l1.guest("start: vmmcall", mode=mode, vmcb={"efer": SVME | efer})
 
     exit = guest.run()

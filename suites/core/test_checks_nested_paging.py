@@ -72,7 +72,7 @@ def test_n_cr3_reserved_low_bit_is_survived(l1, bit):
 @pytest.mark.parametrize("value", BAD_TYPES, ids=lambda value: f"type{value:02x}")
 @pytest.mark.parametrize("field", FIELDS)
 def test_g_pat_with_an_undefined_type_is_refused(l1, field, value):
-    """2, 3 and a reserved bit beside the type WB, in each field."""
+    """2, 3, and the type WB with a reserved bit set, in each field."""
     guest = l1.guest("vmmcall", np=True)
     guest.vmcb["g_pat"] = G_PAT & ~(0xFF << 8 * field) | value << 8 * field
 

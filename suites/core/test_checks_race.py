@@ -15,7 +15,7 @@ from suites.lib.event_tables import with_handlers
 RUNS = 2000
 TURNS_MAX = 50_000_000  # a bound; the loop ends when VMRUN's does
 
-# RBX: VMCB, R14: a copy of it, RBP: how often, R13: the exit code that is right beside VMEXIT_INVALID.
+# RBX: VMCB, R14: a copy of it, RBP: how often, R13: the exit code that is right too, besides VMEXIT_INVALID.
 # The save area is put back before each VMRUN, because after a refusal it may hold anything.
 # Counts in R8 (refused), R9 (ran), R10 (anything else, the last one in R11). It begins when the other CPU has turned
 # the field once, as the word behind the flag says: else there would be no race.

@@ -237,7 +237,7 @@ def test_machine_status_word_under_the_other_intercept(l1, form, mode):
 
 
 def _msw_guest(l1, form, mode):
-    """A guest with CR0.TS set; LMSW's operand (000Dh) sets EM beside PE and TS."""
+    """A guest with CR0.TS set; LMSW's operand (000Dh) sets EM, PE and TS."""
     real = mode == "real16"
     pointer = "bx" if real else "rbx" if mode == "long64" else "ebx"
     code = {

@@ -2,7 +2,7 @@
 
 It lets an L1 see the writes to CR0 that matter without those that only set TS or MP, as an operating system does at
 each task switch: MOV CR0 exits with 65h only if another bit changes; LMSW exits always, CLTS never; with the ordinary
-intercept set beside it the exit is the ordinary one (APM2 15.9, Table 15-7). KVM has been wrong here more than once:
+intercept set too the exit is the ordinary one (APM2 15.9, Table 15-7). KVM has been wrong here more than once:
 changes went past L1, or LMSW was compared bit by bit.
 """
 

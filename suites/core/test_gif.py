@@ -2,7 +2,7 @@
 
 CLGI holds back every interrupt and NMI, STGI lets them in again, none lost and none twice (APM2 15.17). VMRUN sets GIF,
 so that what L1 held is recognised in L2. A hypervisor relies on it to switch state without being interrupted between
-two worlds; an L0 that keeps GIF in a flag of its own, beside the interrupts it has queued, loses some or lets one in
+two worlds; an L0 that keeps GIF in a flag of its own, apart from interrupts it has queued, loses some or lets one in
 too early.
 """
 

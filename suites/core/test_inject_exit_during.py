@@ -109,7 +109,7 @@ def test_error_code_of_the_event(l1, code, vector, error, mode):
 @pytest.mark.parametrize("vector", [8, 13, 14], ids=lambda vector: f"vector{vector}")
 def test_intn_has_no_error_code(l1, vector):
     """The near miss: INT 13 is no #GP and pushes none. The exit before it was for an event with an error code, so that
-    an EXITINTINFO that nobody wrote anew shows."""
+    an EXITINTINFO that nobody wrote again shows."""
     older, _ = natural(l1, f"movabs rbx, {NO_PAGE}\nat: mov [rbx], eax", "long64")
     assert older.run().matches(code=VMEXIT.NPF, rip=older["at"])
     guest, _ = natural(l1, f"at: int {vector}", "long64")

@@ -76,7 +76,7 @@ def test_nmi_that_l2_sends_itself(l1, intercept):
 @clause("core.interrupts.nmi_exit")
 @pytest.mark.parametrize("others", [["smi"], ["init"], ["vintr"]], ids=["smi", "init", "vintr"])
 def test_nmi_without_its_own_intercept_is_no_exit(l1, others):
-    """The near misses: the intercepts beside it. L2's own handler is reached."""
+    """The near misses: the intercepts next to it. L2's own handler is reached."""
     guest = interruptible(l1, "start: nop\nnop", [NMI], intercept=others)
     _raise(guest)
 

@@ -131,7 +131,7 @@ def test_cr2_comes_back(l1):
 @clause("core.load.registers")
 @pytest.mark.parametrize("bits", [0, 1 << 3, 1 << 4, 3 << 3], ids=["none", "pwt", "pcd", "both"])
 def test_cr3(l1, bits):
-    """The cacheability bits beside the address are L2's as well."""
+    """The cacheability bits next to the address are L2's as well."""
     guest = l1.guest("mov rbx, cr3\nend: vmmcall")
     value = guest.vmcb["cr3"] | bits
     guest.vmcb["cr3"] = value

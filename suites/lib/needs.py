@@ -1,4 +1,4 @@
-"""What a test needs of the processor beside a feature bit. Each function skips the test, and names what is missing."""
+"""What a test needs of the processor besides a feature bit. Each function skips the test, and names what is missing."""
 
 import pytest
 

@@ -3,7 +3,7 @@
 A nested walk sets the accessed bit in each entry that it uses and the dirty bit of the last one when the access is a
 write; for L2's page tables both are always set, for each of their accesses is a write (APM2 15.25.5). L2's own bits
 are set as without nested paging. An L0 that answers from tables of its own sets L1's bits late or never: L1 then drops
-a page that L2 has written. What speculation may set beside that is not asked about.
+a page that L2 has written. What speculation may set besides that is not asked about.
 """
 
 import pytest

@@ -35,7 +35,7 @@ def test_data(l1, access, missing):
 @clause("np.fault.straddle")
 @pytest.mark.parametrize("access", INSNS)
 def test_data_in_two_pages_that_are_apart(l1, access):
-    """The legal neighbour: both are mapped, and not beside each other."""
+    """The legal neighbour: both are mapped, and not next to each other."""
     pages, apart = l1.scratch(2), l1.scratch(1)
     guest, nested = nested_guest(l1, f"{INSNS[access]}\ndone: vmmcall", regs={"rbx": pages + 0xFFE, "rcx": 0x4433_2211})
     nested.set(pages + 0x1000, apart | 7)

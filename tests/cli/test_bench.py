@@ -17,8 +17,9 @@ from elftools.elf.elffile import ELFFile
 from harness import bench
 from harness.bench import Bench, Failed, Figure, NotMeasured, boot, cpu_probe, rates, suite
 from harness.bench.boot import trivial_image
-from harness.cli import machine, main
-from harness.cli.bench import line
+from harness.bench.command import line
+from harness.cli import machine
+from harness.command import main
 from harness.link.link_error import LinkError
 from harness.link.session import ExecutorRefused, TargetLost
 from harness.machine.base import Capabilities, Target, TargetError

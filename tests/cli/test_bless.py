@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness.cli import bless, main
+from harness.cli import bless
 from harness.cli.bless_values import says_of
 from harness.cli.console import UserError
+from harness.command import main
 from harness.judge.baseline import Baseline
 from harness.record import (
     BaselineRef,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness import targets
-from harness.cli import machine, main, pytest_process
+from harness.cli import machine, pytest_process
+from harness.command import main
 from harness.record import End, Interrupted, Result, RunStart, TargetInfo, Writer, load
 from harness.summary import Summary, flaky, summarise
 from reports.flaky import flaky_text, render_flaky

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness.cli import machine, main, plan, pytest_process
+from harness.cli import machine, plan, pytest_process
 from harness.cli import run as run_command
+from harness.command import main
 from harness.record import load
 
 FAKE_PYTEST = """\

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.cli import machine, main
+from harness.cli import machine
 from harness.cli import sensitivity as command
+from harness.command import main
 from harness.record import LOST_VERDICTS
 from harness.sensitivity import sensitivity as judging
 from tests.cli.test_run import ENDS, FAILS, PASSES, place_pytest

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli import clauses, main, new
+from harness.cli import clauses, new, paths
+from harness.command import main
 from harness.judge.clauses import load_clauses
 
 CLAUSES = """\
@@ -62,7 +63,13 @@ def test_a_new_test_is_python_and_its_clause_is_one(clone: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("suite", "name", "complaint"),
     [
-        ("vax", "x", "no suite is called 'vax'; there are core"),
+        ("coree", "x", "no suite is called 'coree'; is core meant?"),
+        ("Core", "x", "'Core' cannot name a suite"),
+        ("../vax", "x", "cannot name a suite"),
+        ("class", "x", "'class' cannot name a suite"),
+        ("lib", "x", "suites/lib is there and is no suite; there are core"),
+        ("file", "x", "suites/file is there and is no suite"),
+        ("elsewhere", "x", "a clause elsewhere.x of another suite begins with 'elsewhere'"),
         ("core", "asid zero", "'asid zero' cannot name a test"),
         ("core", "../x", "cannot name a test"),
         ("core", "asid_zero", "a clause core.asid_zero exists already"),
@@ -74,13 +81,46 @@ def test_it_overwrites_nothing(
 ) -> None:
     there = clone / "suites" / "core" / "test_there.py"
     there.write_text("mine")
+    (clone / "suites" / "lib").mkdir()
+    (clone / "suites" / "file.py").write_text("")
+    more = clone / "suites" / "core" / "clauses-more.toml"
+    more.write_text('[[clause]]\nid = "elsewhere.x"\nstatement = "x"\napm = "15.5"\ntrust = ["APM"]\n')
 
     assert main(["new", suite, name]) == 2
 
     assert complaint in capsys.readouterr().err
     assert there.read_text() == "mine"
     assert (clone / "suites" / "core" / "clauses.toml").read_text() == CLAUSES
-    assert len(list((clone / "suites" / "core").iterdir())) == 2
+    assert sorted(path.name for path in (clone / "suites").iterdir()) == ["core", "file.py", "lib"]
+    assert len(list((clone / "suites" / "core").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("suite", "bit", "class_"),
+    [("nrips", "NRIPS", "conditional"), ("lbrvirt", "LbrVirt", "conditional"), ("vax", "vax", "mandatory")],
+)
+def test_a_suite_that_is_not_there_is_made(clone: Path, suite: str, bit: str, class_: str) -> None:
+    assert main(["new", suite, "prefixes"]) == 0
+
+    folder = clone / "suites" / suite
+    assert sorted(path.name for path in folder.iterdir()) == ["__init__.py", "clauses.toml", "test_prefixes.py"]
+    made = load_clauses(clone / "suites")[f"{suite}.prefixes"]
+    assert (made.bit, made.class_, made.condition) == (bit, class_, bit if class_ == "conditional" else "")
+    assert main(["new", suite, "more"]) == 0
+    assert load_clauses(clone / "suites")[f"{suite}.more"].bit == bit
+
+
+def test_a_test_that_was_just_made_fits_its_clause(clone: Path) -> None:
+    """What the template says is what the plugin understands: `nsvm clauses` finds no fault in it."""
+    (clone / "suites" / "core" / "clauses.toml").unlink()
+    (clone / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+    start = f"import sys\nsys.path.insert(0, {str(paths.ROOT)!r})\npytest_plugins = ['harness.plugin']\n"
+    (clone / "conftest.py").write_text(start)
+
+    assert main(["new", "vax", "thing"]) == 0
+
+    assert clauses.collect() == [{"test": "suites/vax/test_thing.py::test_thing", "clauses": ["vax.thing"]}]
+    assert main(["clauses"]) == 0
 
 
 def test_clauses_and_tests_that_fit_are_0(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import doctor_host, machine, main
+from harness.cli import doctor_host, machine
 from harness.cli.doctor_host import Report, as_object, examine
+from harness.command import main
 from harness.hosts import facts as facts_module
 from harness.hosts.connection import Connection
 from harness.hosts.cpu_bits import of_cpuinfo, of_edx, of_xen_log

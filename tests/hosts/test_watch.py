@@ -141,7 +141,7 @@ def test_a_reboot_is_seen_and_the_numbers_begin_anew(host: FakeHost, watch: Watc
     host.say(kmsg("since then", 8, time_us=1_000_001))
     host.settle()
     said = watch.evidence(mark)
-    assert "booted anew" in said and "[    1.000000] booted" not in said
+    assert "has rebooted" in said and "[    1.000000] booted" not in said
     assert "since then" in said and "tainted now" not in said
     assert "(kept by firmware) <0>Kernel panic - not syncing: gone" in said
     assert watch.evidence(mark).count("Kernel panic") == 1, "asked for once"

@@ -20,8 +20,8 @@ from harness.link.frames import (
     decode_lane,
     encode_lane,
     encode_serial,
-    printable,
 )
+from harness.text import printable
 
 messages = st.builds(Message, st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=600))
 NOISE = b"SeaBIOS (version 1.16.2)\r\n\x1b[2J"

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.cli import machine, main
+from harness.cli import machine
+from harness.command import main
 from harness.machine.process import start_time
 from harness.project import selfcheck, selftest
 

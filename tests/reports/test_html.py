@@ -18,8 +18,7 @@ from harness.summary import summarise
 from reports import render_all
 from reports.html import render_html
 from reports.page import anchor, reference, top_reasons
-
-from .synthetic import HOSTILE, Maker, interrupted, quiet, summary_of, write
+from tests.reports.synthetic import HOSTILE, Maker, interrupted, quiet, summary_of, write
 
 VOID = {"meta", "br", "input", "img", "link", "hr"}
 

@@ -12,8 +12,7 @@ from junitparser import JUnitXml
 from harness.record import AFTER_OTHERS, Check, Fresh, Result, collect, load
 from harness.summary import summarise
 from reports.junit import render_junit, split_test
-
-from .synthetic import HOSTILE, Maker, interrupted, quiet, summary_of, write
+from tests.reports.synthetic import HOSTILE, Maker, interrupted, quiet, summary_of, write
 
 
 def _parse(data: bytes) -> ET.Element:

@@ -11,8 +11,7 @@ from harness.summary import summarise
 from harness.text import ends
 from reports.html import render_html
 from reports.junit import render_junit
-
-from .synthetic import HOSTILE
+from tests.reports.synthetic import HOSTILE
 
 OOPS = "[   10.000000] BUG: unable to handle page fault"
 

@@ -34,8 +34,7 @@ from harness.record import (
     worst,
     worst_news,
 )
-
-from .synthetic import HOSTILE, Maker, write
+from tests.reports.synthetic import HOSTILE, Maker, write
 
 
 def _result(**changes: object) -> Result:

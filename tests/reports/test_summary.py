@@ -25,8 +25,7 @@ from harness.record import (
     load,
 )
 from harness.summary import CATEGORIES, category, summarise
-
-from .synthetic import Maker, interrupted, quiet, summary_of, write
+from tests.reports.synthetic import Maker, interrupted, quiet, summary_of, write
 
 CLAUSES = [
     ClauseInfo(id="core.a", bit="core", statement="A."),

@@ -14,8 +14,7 @@ from harness.record import Check, ClauseInfo, Result, collect, load
 from harness.summary import summarise
 from reports.__main__ import main
 from reports.table import print_summary, render_table
-
-from .synthetic import HOSTILE, Maker, quiet, summary_of, write
+from tests.reports.synthetic import HOSTILE, Maker, quiet, summary_of, write
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -189,7 +189,7 @@ def test_damaged_file_is_one_clear_line(tmp_path, text):
         Recorded("t", "fake", "PASS", "ok", "AAAA").unpack()
 
 
-NSVM = [sys.executable, "-m", "harness.cli"]
+NSVM = [sys.executable, "-m", "harness.command"]
 ONE = Assert("suites/t.py", 1, 1, "f", "assert 1")
 
 

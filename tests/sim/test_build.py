@@ -106,7 +106,7 @@ def test_two_builds_wait_for_each_other_and_say_so(made: list[str], tmp_path: Pa
 
     def say(text: str) -> None:
         said.append(text)
-        if "waiting for that" in text:
+        if "waiting for it" in text:
             waits.set()
 
     with locked(tmp_path / "sim/.kvm.lock"):
@@ -143,7 +143,7 @@ def test_a_state_file_that_was_lost_is_made_again(made: list[str]) -> None:
     assert build(Wanted("kvm"), quiet)[1]
 
 
-@pytest.mark.parametrize("change", [{"cpu": "EPYC"}, {"memory_mib": 300}, {"append": "x=1"}])
+@pytest.mark.parametrize("change", [{"cpu": "EPYC"}, {"memory_mib": 300}, {"append": "x=1"}, {"on_restore": "true"}])
 def test_what_changes_it_has_it_built_again(made: list[str], change: dict[str, Any]) -> None:
     usual = Wanted("kvm", name="kvm-x")
     build(usual, quiet)
@@ -192,7 +192,7 @@ def test_what_is_unusual_wants_a_name(made: list[str], tmp_path: Path, unusual: 
     (tmp_path / "bzImage").touch()
     if "kernel" in unusual:
         unusual = {"kernel": tmp_path / "bzImage"}
-    with pytest.raises(SimError, match="give what you build a name"):
+    with pytest.raises(SimError, match="needs a name of its own"):
         build(Wanted("kvm", **unusual), quiet)
 
 

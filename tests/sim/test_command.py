@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from harness.cli import machine, sim
-from harness.cli.command import Parser
 from harness.cli.console import EXIT_USAGE, HarnessError, UserError
+from harness.command import Parser
 from harness.machine.base import TargetError, TargetOptions
 from harness.sim.error import SimError
 from harness.sim.state import State, load
@@ -155,3 +155,20 @@ def test_what_somebody_has_built_anew_is_not_overwritten(state: State, monkeypat
     anew.save()
     sim._seen_by_guest(state)
     assert load("kvm") == anew
+
+
+def test_the_list_tells_own_builds_from_stock_ones(
+    home: Path, state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "kvm-mine").mkdir()
+    made_of = {"kernel": "0123456789"}
+    dataclasses.replace(state, directory=home / "kvm-mine", made_of=made_of, append="kvm_amd.vgif=0").save()
+
+    assert nsvm("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines[1::3]] == [sim.STOCK, "own kernel 01234567; started with kvm_amd.vgif=0"]
+    assert nsvm("list", "--json") == 0
+    assert [entry["own"] for entry in json.loads(capsys.readouterr().out)] == [
+        [],
+        ["own kernel 01234567", "started with kvm_amd.vgif=0"],
+    ]

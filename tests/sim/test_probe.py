@@ -63,7 +63,7 @@ def look(kind: str, **answers: Ran) -> State:
     [
         ("kvm", "1", ""),
         ("kvm", "Y", ""),
-        ("kvm", "0", "kvm_amd refuses nested=1 on this outer machine"),
+        ("kvm", "0", "kvm_amd has nested=0 there"),
         ("none", "absent", "kvm_amd is not loaded: the kernel does not take the outer CPU for one with SVM"),
         ("none", "1", "there is no /dev/kvm"),
     ],

@@ -6,6 +6,7 @@ elsewhere these tests are left out, for building downloads 35 MB.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from harness.cli import machine
+from harness.hosts.connection import Connection
 from harness.link.link import Hello, Link
 from harness.machine.base import TargetError, TargetOptions
 from harness.machine.process import start_time, state_directory
 from harness.sim import state as states
+from harness.sim.error import SimError
 from harness.sim.machine import OuterMachine
 from harness.sim.wanted import Wanted
 from harness.targets.sim_host import SimHost
@@ -69,6 +72,22 @@ def test_guests_start_one_after_the_other(target: SimHost) -> None:
     leaf = second.cpuid.leaves[0x8000000A, 0]
     assert leaf[3] & 1, "no nested paging"
     assert target.version().startswith("KVM of Linux ") and target.version_tuple >= (6, 1)
+
+
+def test_a_command_is_run_on_each_restored_host(state: states.State) -> None:
+    """Nothing is left of the one before, so it must be run again each time."""
+    state = dataclasses.replace(state, on_restore="[ ! -e /tmp/mark ] && echo here > /tmp/mark")
+    machine = OuterMachine(state)
+    try:
+        for _ in range(2):
+            with Connection(machine.start(60)) as connection:
+                assert connection.run("cat /tmp/mark").text == "here"
+        machine = OuterMachine(dataclasses.replace(state, on_restore="echo all went well; echo it hurts >&2; exit 3"))
+        with pytest.raises(SimError, match=r"--on-restore .* ended with 3: it hurts\Z"):
+            machine.start(60)
+        assert not machine.alive()
+    finally:
+        machine.stop()
 
 
 def test_a_panic_of_the_host_is_told_and_survived(target: SimHost) -> None:

@@ -108,7 +108,7 @@ def test_another_build_of_the_same_version_is_taken(state: State) -> None:
 
 def test_another_version_is_not(state: State) -> None:
     changed = dataclasses.replace(state, qemu_stamp=(0, 0), qemu_version="QEMU 7.2.21 (Debian)")
-    with pytest.raises(SimError, match=r"built with QEMU 7\.2\.21 .* is QEMU 7\.2\.22 .* now: run .* --force"):
+    with pytest.raises(SimError, match=r"built with QEMU 7\.2\.21 .* is now QEMU 7\.2\.22 .*: run .* --force"):
         outer_qemu.check_unchanged(changed)
 
 
@@ -165,3 +165,17 @@ def test_removing(state: State) -> None:
     assert states.built() == []
     with pytest.raises(SimError, match="there is nothing to remove"):
         states.remove("kvm")
+
+
+def test_own_builds_are_told_from_stock_ones(state: State) -> None:
+    assert state.own == []
+    made_of = {"kernel": "0123456789abcdef", "modules": {"kvm.ko": "aa"}, "xen": None}
+    mine = dataclasses.replace(state, made_of=made_of, append="kvm_amd.vgif=0", on_restore="dmesg -n 8")
+
+    kernel, modules, *more = mine.own
+
+    assert kernel == "own kernel 01234567"
+    assert modules.startswith("own modules ")
+    assert more == ["started with kvm_amd.vgif=0", "after each restore: dmesg -n 8"]
+    others = dataclasses.replace(mine, made_of={"modules": {"kvm.ko": "ab"}})
+    assert others.own[0] != modules, "two builds of the modules look the same"

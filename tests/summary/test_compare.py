@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
+from harness.command import main
 from harness.record import Check, Result, Writer
 from harness.summary.compare import Kind, compare
 

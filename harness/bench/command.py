@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 from harness.cli import machine
-from harness.cli.command import ROOT
 from harness.cli.console import EXIT_HARNESS, EXIT_OK, HarnessError, UserError, say
+from harness.cli.paths import ROOT
 from harness.machine.leftovers import WorkFolder
 from harness.text import line as one_line
 from harness.version import VERSION
@@ -27,7 +27,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         help="measure the harness: boots, scenarios a second, the whole suite",
         description="Measures in one run: boot to hello against a trivial image, scenarios a second by each way "
         "of feeding, the machine's raw "
-        "VMRUN rate, the whole suite with one and two workers and the harness's share of it, simulated hosts where "
+        "VMRUN rate, the whole suite with one and two workers and the harness's share of it, simulated hosts if "
         "they are built, and with --slow the suite at 115200 baud and on a simulated host. "
         "Prints each figure with its goal, reached or not. Exit status 0 when all was measured, reached or not; 3 "
         "if a measure failed.",

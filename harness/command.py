@@ -11,15 +11,11 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UserError, say
+from harness.cli.paths import LOG
 from harness.version import VERSION
-
-ROOT = Path(__file__).resolve().parents[2]
-STATE = ROOT / ".nsvm"
-LOG = STATE / "log"
 
 _EPILOG = """\
 exit status: 0 all well, 1 something new (run, clauses, test), 2 wrong use or a tool is missing, 3 the harness failed,
@@ -41,8 +37,8 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from harness.bench import command as bench
     from harness.cli import (
-        bench,
         bless,
         caps,
         clauses,
@@ -59,22 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     from harness.project import selftest
 
+    common = common_options()  # not the same ones: set_defaults() changes those of its parser
     parser = Parser(
         prog="nsvm",
-        description="A conformance suite for nested AMD SVM: runs an L1 hypervisor on a machine and says, clause "
-        "by clause, "
-        "how what it sees differs from AMD hardware.",
+        parents=[common_options()],
+        description="A conformance suite for nested AMD SVM: runs an L1 hypervisor on a machine and says, clause by "
+        "clause, where what it sees differs from AMD hardware.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nsvm {VERSION}")
-    common = Parser(add_help=False, allow_abbrev=False)
-    group = common.add_argument_group("for every command")
-    group.add_argument(
-        "--no-install", action="store_true", help="install no Debian package: print the command that would and exit 2"
-    )
-    group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
+    parser.set_defaults(no_install=False, debug=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for module in (
         run,
@@ -99,6 +91,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def common_options() -> Parser:
+    """The options of every command. They have no default here: the parser of an action must not take back what was
+    given before its name.
+    """
+    common = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    group = common.add_argument_group("for every command")
+    group.add_argument(
+        "--no-install", action="store_true", help="install no Debian package: print the command that would and exit 2"
+    )
+    group.add_argument("--debug", action="store_true", help="show the traceback of an internal error")
+    return common
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -108,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, rest = arguments[:at], arguments[at + 1 :]
     try:
         parser = build_parser()
-        args, unknown = parser.parse_known_args(_command_first(arguments))
+        args, unknown = parser.parse_known_args(arguments)
         if unknown:
             where = f"nsvm {args.command}" if args.command else "nsvm"
             raise UserError(f"{where} does not know {' '.join(unknown)}; see ./{where} --help")
@@ -141,15 +146,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _internal(error, debug="--debug" in arguments)
 
 
-def _command_first(arguments: list[str]) -> list[str]:
-    """Options for every command may stand before it, too."""
-    early: list[str] = []
-    while arguments and arguments[0] in ("--no-install", "--debug"):
-        early.append(arguments[0])
-        arguments = arguments[1:]
-    return [*arguments[:1], *early, *arguments[1:]] if arguments else []
-
-
 def _internal(error: Exception, *, debug: bool) -> int:
     """An error nobody foresaw: one line for a person, the traceback in a file."""
     text = "".join(traceback.format_exception(error))
@@ -167,3 +163,7 @@ def _internal(error: Exception, *, debug: bool) -> int:
             where = "shown by --debug"
     say(f"internal error: {type(error).__name__}: {first_line[:200]} (traceback: {where})")
     return EXIT_HARNESS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,0 @@
-"""`python -m harness.cli`."""
-
-import sys
-
-from harness.cli.command import main
-
-if __name__ == "__main__":
-    sys.exit(main())
