@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -149,7 +150,7 @@ class Attempts:
     ) -> Decided:
         return Decided(self._worker, self._item.nodeid, attempt, verdicts, fresh, self._l1, l0_log, evidence)
 
-    def _search(self, first: Attempt, verdict: Verdict, reason: str, history: Sequence[Past]) -> Fresh:
+    def _search(self, first: Attempt, verdict: Verdict | Literal[""], reason: str, history: Sequence[Past]) -> Fresh:
         """Which of the tests before it must have run for the deviation to show."""
         worker = self._worker
 
