@@ -39,6 +39,9 @@ class Host(Protocol):
     def place_code(self, code: str, handlers: Mapping[int, str] | None = None) -> Placed:
         """Assembles L1 code and finds a place for it."""
 
+    def opening(self, cpu: int) -> list[Step]:
+        """What the list of steps on another CPU begins with."""
+
     def restore_step(self) -> Step:
         """A step that has the executor put its own state back."""
 
@@ -185,15 +188,16 @@ class Guest:
         restoring = [self.l1.restore_step()] if self._setup and not self._teardown else []
         items: list[Item] = self._memory_items()
         written = sum(isinstance(item, Step) for item in items)  # pages are answered by nothing
+        opening = self.l1.opening(cpu)
         if cpu:
             join = steps.cpu_join(cpu, JOIN_TIMEOUT_US + (limit_us or WATCHDOG_US))
-            items += [steps.cpu_start(cpu, [*around, *restoring]), join, *reading]
+            items += [steps.cpu_start(cpu, [*opening, *around, *restoring]), join, *reading]
         else:
             items += [*around, *reading, *restoring]
         before, first = Vmcb(bytearray(self.vmcb.data)), self._live is None
         records = self.l1.execute(Scenario(items), deadline_s, guest=self)[written:]
         if cpu:
-            inner = vmrun.answered_by(records[1], len(around) + len(restoring))
+            inner = vmrun.answered_by(records[1], len(opening) + len(around) + len(restoring))[len(opening) :]
             records = [*inner[: len(around)], *records[2:]]
         answer = steps.decode_vmrun(records[at])
         teardown = None

@@ -59,6 +59,7 @@ class L1:
         # To be done before the next scenario. First: SVM off and on again. Tests of a boot reuse addresses, and an L0
         # may keep what it made of an earlier test's nested tables until then, whatever TLB_CONTROL says.
         self._pending: list[Step] = [steps.code(places.SVM_OFF_AND_ON, {})]
+        self._opened = {0}  # CPUs on which that was done; on others, when they are first used
         self.universal: dict[str, Match] = {}
         self.guests: list[Guest] = []
         self.last_exit: Exit | None = None
@@ -239,20 +240,20 @@ class L1:
         """
         self.need_cpus(2)
         second = SecondCpu()
-        self.execute(Scenario([steps.cpu_start(1, items)]))
+        opening = self.opening(1)
+        self.execute(Scenario([steps.cpu_start(1, [*opening, *items])]))
         self.second_cpu_runs = True
         try:
             yield second
         except BaseException:
             if self.session.running is not None:
-                with suppress(
-                    TargetLost, ExecutorRefused
-                ):  # the session sees to the boot; what the block raised counts
+                # What the block raised counts. A CPU that does not end uses up the boot: the session sees to that.
+                with suppress(TargetLost, ExecutorRefused):
                     self._join()
             raise
         finally:
             self.second_cpu_runs = False
-        second.answers = steps.split_records(self._join().body)
+        second.answers = steps.split_records(self._join().body)[len(opening) :]
 
     def _join(self) -> Record:
         return self.execute(Scenario([steps.cpu_join(1, JOIN_TIMEOUT_US)]))[0]
@@ -285,6 +286,13 @@ class L1:
             raise MemoryError("a test's L1 code does not fit its place")
         self._next_blob += (len(assembled.code) + 15) & ~15
         return Placed(assembled, addr, list(steps.mem_write(addr, assembled.code)), log)
+
+    def opening(self, cpu: int) -> list[Step]:
+        """What a test's first list of steps on that CPU begins with: SVM off and on again, as on the first CPU."""
+        if cpu in self._opened:
+            return []
+        self._opened.add(cpu)
+        return [steps.code(places.SVM_OFF_AND_ON, {})]
 
     def restore_step(self) -> Step:
         """A blob that does nothing but have the executor put its own state back."""

@@ -10,6 +10,5 @@ def read_msr(msr: int) -> str:
 
 def write_msr(msr: int, value: int) -> str:
     """WRMSR, at the label `write`. Code may follow; EAX, ECX and EDX are used."""
-    return (
-        f"mov ecx, {msr:#x}\nmov eax, {value & 0xFFFF_FFFF:#x}\nmov edx, {value >> 32 & 0xFFFF_FFFF:#x}\nwrite: wrmsr\n"
-    )
+    low, high = value & 0xFFFF_FFFF, value >> 32 & 0xFFFF_FFFF
+    return f"mov ecx, {msr:#x}\nmov eax, {low:#x}\nmov edx, {high:#x}\nwrite: wrmsr\n"

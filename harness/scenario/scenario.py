@@ -1,4 +1,4 @@
-"""A scenario: memory, VMCBs and steps, as data that can be stored, hashed and run on any target.
+"""A scenario: memory, VMCBs and steps, as data that can be hashed and run on any target.
 
 A page of memory is kept whole and becomes compact only when it is compiled for a boot: as a copy of a template that
 the boot already holds and the bytes that differ from it. What a test writes in bulk (descriptor tables, handlers) is
@@ -8,12 +8,11 @@ its own template, so it goes over the line once a boot.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from harness.scenario import places, steps
-from harness.scenario.steps import Op, Step
+from harness.scenario.steps import Step
 
 PAGE = 4096
 _JOIN_BYTES = 16  # two differing runs closer than this are cheaper as one MEM_WRITE
@@ -43,26 +42,6 @@ class Scenario:
     def digest(self) -> str:
         """The first 12 hex digits of the SHA-256 of the scenario's canonical bytes."""
         return hashlib.sha256(b"".join(_canonical(item) for item in self.items)).hexdigest()[:12]
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The scenario as JSON-safe data."""
-        return [
-            {"page": item.addr, "data": item.data.hex()}
-            if isinstance(item, Page)
-            else {"op": int(item.op), "flags": item.flags, "body": item.body.hex(), "label": item.label}
-            for item in self.items
-        ]
-
-    @classmethod
-    def from_json(cls, stored: Iterable[dict[str, Any]]) -> Scenario:
-        """Reads what to_json gave; raises ValueError or KeyError for anything else."""
-        items: list[Item] = []
-        for entry in stored:
-            if "page" in entry:
-                items.append(Page(int(entry["page"]), bytes.fromhex(entry["data"])))
-            else:
-                items.append(Step(Op(entry["op"]), bytes.fromhex(entry["body"]), entry["flags"], entry["label"]))
-        return cls(items)
 
 
 class Templates:

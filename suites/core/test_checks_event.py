@@ -6,11 +6,10 @@ A wrong L0 lets the host's hardware decide, by another CPUID than L1's, or deliv
 where the injection is refused; where it is legal the guest's handler is reached before L2's first instruction.
 """
 
-import struct
-
 import pytest
 
 from harness import VMEXIT, clause
+from suites.lib.event_tables import with_handlers
 
 VALID, ERROR_CODE = 1 << 31, 1 << 11
 INTERRUPT, NMI, EXCEPTION, SOFTWARE = (kind << 8 for kind in (0, 2, 3, 4))
@@ -18,21 +17,13 @@ WITH_ERROR_CODE = (8, 10, 11, 12, 13, 14, 17)
 LEGAL_EXCEPTIONS = (0, 1, 3, 6, 7, *WITH_ERROR_CODE, 16, 18, 19)
 UNASSIGNED = (9, 20, *range(22, 28), 31)
 
-CODE64, CODE32, DATA32 = 0x00AF_9B00_0000_FFFF, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF
 TWO_ENDS = "start: vmmcall\nnop\nhandler: vmmcall"
 
 
 def with_idt(l1, *, mode="long64", eventinj=0):
     """A guest whose 256 vectors all lead to the VMMCALL at `handler`."""
     guest = l1.guest(TWO_ENDS, mode=mode)
-    idt, gdt = l1.scratch(1), l1.scratch(1)
-    low, high, upper = guest["handler"] & 0xFFFF, guest["handler"] >> 16 & 0xFFFF, guest["handler"] >> 32
-    gate = struct.pack("<HHBBH", low, 8, 0, 0x8E, high)
-    if mode == "long64":
-        gate += struct.pack("<II", upper, 0)
-    guest.write(idt, gate * 256)
-    guest.write(gdt, struct.pack("<QQQ", 0, CODE64 if mode == "long64" else CODE32, DATA32))
-    guest.vmcb.update({"idtr.base": idt, "idtr.limit": len(gate) * 256 - 1, "gdtr.base": gdt, "gdtr.limit": 23})
+    with_handlers(l1, guest, guest["handler"])
     guest.vmcb["eventinj"] = eventinj
     return guest
 

@@ -9,7 +9,7 @@ its own emulation of a register load raised come through to L1.
 import pytest
 
 from harness import VMEXIT, clause
-from suites.lib.interrupt_guest import taken_after_stgi
+from suites.lib.interrupts import taken_after_stgi
 
 # One way or another to be refused, from each of the places where an L0 may notice it.
 REASONS = {

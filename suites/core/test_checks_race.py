@@ -6,12 +6,11 @@ memory twice, checks one value and uses the other, and so runs L2 without the VM
 host's ASID, or with an event that does not exist.
 """
 
-import struct
-
 import pytest
 
 from harness import clause
 from harness.scenario import steps
+from suites.lib.event_tables import with_handlers
 
 RUNS = 2000
 TURNS_MAX = 50_000_000  # a bound; the loop ends when VMRUN's does
@@ -80,10 +79,10 @@ def _race(l1, guest, *, offset, size, legal, illegal, code):
     l1.write(vmcb, bytes(guest.vmcb))
     l1.write(copy, bytes(guest.vmcb))
     names = {"dword": ("esi", "edi"), "qword": ("rsi", "rdi")}[size]
-    _, turn_at, writes = l1.place_code(TURN_LOOP.format(size=size, rsi=names[0], rdi=names[1]))
-    l1.steps(writes)
+    turn = l1.place_code(TURN_LOOP.format(size=size, rsi=names[0], rdi=names[1]))
+    l1.steps(turn.items)
     registers = {"rbx": vmcb + offset, "rsi": legal, "rdi": illegal, "rdx": flag, "rcx": TURNS_MAX}
-    with l1.on_second_cpu([steps.code(turn_at, registers)]) as second:
+    with l1.on_second_cpu([steps.code(turn.addr, registers)]) as second:
         done = l1.code(VMRUN_LOOP, {"rbx": vmcb, "r14": copy, "rbp": RUNS, "r13": code, "r15": flag})
     assert done.returned
     turned = steps.decode_code(second.answers[0])
@@ -158,11 +157,7 @@ def test_state(l1, offset, legal, illegal):
 def test_eventinj(l1):
     """An interrupt or a reserved type. L2 is done at its start (nothing injected in time) or in the handler."""
     guest = l1.guest("start: vmmcall")
-    idt, gdt = l1.scratch(1), l1.scratch(1)
-    gate = struct.pack("<HHBBHII", guest["start"] & 0xFFFF, 8, 0, 0x8E, guest["start"] >> 16 & 0xFFFF, 0, 0)
-    l1.write(idt, gate * 64)
-    l1.write(gdt, struct.pack("<QQQ", 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF))
-    guest.vmcb.update({"idtr.base": idt, "idtr.limit": 0x3FF, "gdtr.base": gdt, "gdtr.limit": 23})
+    with_handlers(l1, guest, guest["start"], vectors=64, now=True)
 
     done = _race(l1, guest, offset=0xA8, size="qword", legal=0x8000_0020, illegal=0x8000_0720, code=0x81)
 

@@ -7,11 +7,10 @@ that it did not ask for, loses those that it asked for once the registers are lo
 could not make.
 """
 
-import struct
-
 import pytest
 
 from harness import VMEXIT, any_of, clause, masked, unchanged
+from suites.lib.event_tables import with_handlers
 
 ALL = {"intercept_dr_read": 0xFFFF, "intercept_dr_write": 0xFFFF}
 LEFT_IN = {0: 0x1111_2222_3333_0000, 1: 0x1111_2222_3333_1111, 2: 0x2222_3333, 3: 0x3333_4444_5555_6666}
@@ -230,15 +229,11 @@ def test_vmrun_and_exit_are_not_intercepted(l1, mode):
 def test_delivery_of_debug_exception_is_not_intercepted(l1):
     """L2 single-steps itself: the trap writes DR6 and reaches L2's handler, all DR intercepts notwithstanding."""
     guest = l1.guest("nop\nnop\nvmmcall\nhandler: vmmcall", no_intercept=["#DB"])
-    idt, gdt = l1.scratch(), l1.scratch()
-    handler = guest["handler"]
-    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16 & 0xFFFF, handler >> 32, 0)
-    guest.write(idt, gate * 32)
-    guest.write(gdt, struct.pack("<QQQ", 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF))
-    guest.vmcb.update(ALL | {"idtr.base": idt, "idtr.limit": 32 * 16 - 1, "gdtr.base": gdt, "gdtr.limit": 23})
+    with_handlers(l1, guest, guest["handler"], vectors=32)
+    guest.vmcb.update(ALL)
     guest.vmcb["rflags"] |= 1 << 8
 
-    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=handler, dr6=masked(BS, BS))
+    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["handler"], dr6=masked(BS, BS))
 
 
 @clause("core.dr_access.lazy_switch")

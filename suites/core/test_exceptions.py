@@ -10,7 +10,7 @@ import pytest
 
 from harness import VMEXIT, clause, masked
 from harness.scenario import places
-from suites.lib.event_handlers import ABSENT, ABSENT3, BEYOND_GDT, NO_PAGE, EventGuest
+from suites.lib.event_guest import ABSENT, ABSENT3, BEYOND_GDT, NO_PAGE, EventGuest
 
 ALL = [f"exc_{n}" for n in range(32)]
 V = 1 << 31

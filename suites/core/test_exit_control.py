@@ -6,11 +6,10 @@ go back to what the host has (APM2 15.6). A wrong L0 normalises the fields it ke
 leaves an injected event to be injected again, or lets a control of L2 reach into L1.
 """
 
-import struct
-
 import pytest
 
 from harness import VMEXIT, clause, masked, unchanged
+from suites.lib.event_tables import with_handlers
 
 CONTROL = {
     "intercept_dr_read": 0x0001, "intercept_dr_write": 0x0002, "pause_filter_count": 0x1234,
@@ -67,12 +66,8 @@ def test_control_fields_stay_with_nested_paging(l1):
 def test_injected_event_is_not_injected_again(l1, event):
     """V is clear after the exit, so that the next VMRUN goes on in the handler's code."""
     guest = l1.guest("start: vmmcall\nhandler: nop\nend: vmmcall")
-    idt, gdt = l1.scratch(1), l1.scratch(1)
-    handler = guest["handler"]
-    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16 & 0xFFFF, 0, 0)
-    guest.write(idt, gate * 128)
-    guest.write(gdt, struct.pack("<QQQ", 0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF))
-    guest.vmcb.update({"idtr.base": idt, "idtr.limit": 0x7FF, "gdtr.base": gdt, "gdtr.limit": 23, "eventinj": event})
+    with_handlers(l1, guest, guest["handler"], vectors=128)
+    guest.vmcb["eventinj"] = event
 
     first = guest.run()
     rsp = first.vmcb["rsp"]

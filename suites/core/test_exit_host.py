@@ -11,7 +11,7 @@ import struct
 import pytest
 
 from harness import VMEXIT, clause, masked
-from suites.lib.interrupt_guest import taken_after_stgi
+from suites.lib.interrupts import taken_after_stgi
 
 VM_HSAVE_PA = 0xC001_0117
 VECTOR = 0x61

@@ -11,6 +11,7 @@ import struct
 import pytest
 
 from harness import VMEXIT, clause, masked
+from suites.lib.event_tables import with_handlers
 
 CR0_TS, CR4_PGE = 1 << 3, 1 << 7
 FLAGS = 0xCD5  # CF PF AF ZF SF DF OF
@@ -184,15 +185,10 @@ def test_v_irq_that_was_not_taken_stays(l1, vector):
 def test_v_irq_that_was_taken_is_clear(l1, vector, rflags, enable):
     """L2 has interrupts on, from VMRUN or by its own STI: the handler is reached and V_IRQ is gone."""
     guest = l1.guest(f"{enable}\nnop\nnop\nvmmcall\nhandler: vmmcall")
-    with_gdt(l1, guest, GDT64)
-    idt = l1.scratch(1)
-    handler = guest["handler"]
-    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16 & 0xFFFF, handler >> 32, 0)
-    guest.write(idt, gate * 64)
-    guest.vmcb.update({"idtr.base": idt, "idtr.limit": 0x3FF, "rflags": rflags})
-    guest.vmcb.update({"v_irq": 1, "v_intr_prio": 0xF, "v_intr_vector": vector})
+    with_handlers(l1, guest, guest["handler"], vectors=64)
+    guest.vmcb.update({"rflags": rflags, "v_irq": 1, "v_intr_prio": 0xF, "v_intr_vector": vector})
 
-    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=handler, v_irq=0)
+    assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["handler"], v_irq=0)
 
 
 @clause("core.exit.saves_interrupt_shadow")

@@ -9,7 +9,7 @@ too early.
 import pytest
 
 from harness import VMEXIT, clause
-from suites.lib.interrupt_guest import taken
+from suites.lib.interrupts import taken
 
 VECTOR = 0x61
 NMI = 2

@@ -9,7 +9,7 @@ its own STGI, with half of L2's state still loaded.
 import pytest
 
 from harness import VMEXIT, any_of, clause
-from suites.lib.interrupt_guest import WAIT, taken_after_stgi
+from suites.lib.interrupts import WAIT, taken_after_stgi
 
 VECTOR = 0x61
 NMI = 2

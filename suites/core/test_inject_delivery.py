@@ -10,7 +10,8 @@ import pytest
 
 from harness import VMEXIT, clause, masked
 from harness.svm import inject_exception, inject_interrupt, inject_nmi
-from suites.lib.event_handlers import DATA0, INTERRUPT_GATE, TRAP_GATE, EventGuest
+from suites.lib.event_guest import EventGuest
+from suites.lib.event_tables import DATA0, INTERRUPT_GATE, TRAP_GATE
 
 IF, RF = 1 << 9, 1 << 16
 FLAGS = 0x8D7  # OF SF ZF AF PF CF, and the bit that is always 1

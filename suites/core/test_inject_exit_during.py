@@ -10,7 +10,8 @@ import pytest
 
 from harness import VMEXIT, any_of, clause, masked
 from harness.scenario.steps import TABLE_SIZES, TableKind
-from suites.lib.event_handlers import ABSENT, BEYOND_GDT, DATA0, NO_GATE, NO_PAGE, NOT_PRESENT_GATE, EventGuest
+from suites.lib.event_guest import ABSENT, BEYOND_GDT, NO_PAGE, EventGuest
+from suites.lib.event_tables import DATA0, NO_GATE, NOT_PRESENT_GATE
 
 V, EV = 1 << 31, 1 << 11
 FIELD = (1 << 32) - 1

@@ -9,7 +9,8 @@ import pytest
 
 from harness import VMEXIT, clause, masked
 from harness.svm import inject_exception, inject_interrupt, inject_nmi, inject_software, pushes_error_code
-from suites.lib.event_handlers import NO_GATE, NO_PAGE, NOT_CANONICAL, NOT_PRESENT_GATE, EventGuest
+from suites.lib.event_guest import NO_PAGE, NOT_CANONICAL, EventGuest
+from suites.lib.event_tables import NO_GATE, NOT_PRESENT_GATE
 
 CANARY = "start: mov ebx, 0x0bad\nvmmcall"
 V = 1 << 31

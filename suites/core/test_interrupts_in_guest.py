@@ -8,7 +8,8 @@ L1's IDT, or hands the interrupt to both.
 import pytest
 
 from harness import VMEXIT, clause, masked
-from suites.lib.interrupt_guest import MODES, frame, frame_size, interruptible, run_with_stack, taken
+from suites.lib.event_guest import MODES
+from suites.lib.interrupts import interruptible, taken
 
 VECTOR = 0x61
 IF = 0x200
@@ -18,11 +19,11 @@ OFF, ON = 0x002, 0x202
 def _delivered(l1, guest, exit, label, *, rflags=ON):
     """The handler was reached from `label`, with a frame that says so, and L1 saw nothing."""
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["handled"], rflags=masked(0, IF))
-    pushed = frame(guest, exit)
-    assert l1.expect("bytes pushed", pushed["size"], frame_size(guest.mode))
-    assert l1.expect("RIP in the frame", pushed["rip"], guest[label])
-    assert l1.expect("CS in the frame", pushed["cs"] & 0xFFFF, exit.before["cs.selector"])
-    assert l1.expect("RFLAGS.IF in the frame", pushed["rflags"], masked(rflags, IF))
+    pushed = guest.frame(exit)
+    assert l1.expect("bytes pushed", guest.depth(exit), guest.pushed())
+    assert l1.expect("RIP in the frame", pushed.ip, guest[label])
+    assert l1.expect("CS in the frame", pushed.cs, exit.before["cs.selector"])
+    assert l1.expect("RFLAGS.IF in the frame", pushed.flags, masked(rflags, IF))
     assert l1.expect("how often L1 took the interrupt", len(taken(exit, VECTOR)), 0)
 
 
@@ -41,7 +42,7 @@ def test_interrupt_goes_through_l2s_idt(l1, mode, masking):
     )
     guest.raise_interrupt(VECTOR)
 
-    exit = run_with_stack(guest, host_if=True)
+    exit = guest.run(host_if=True)
 
     _delivered(l1, guest, exit, "start")
 
@@ -58,10 +59,10 @@ def test_each_vector_reaches_its_own_gate(l1, vector, np):
     )
     guest.raise_interrupt(vector)
 
-    exit = run_with_stack(guest, host_if=False)
+    exit = guest.run(host_if=False)
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["handled"])
-    assert l1.expect("RIP in the frame", frame(guest, exit)["rip"], guest["start"])
+    assert l1.expect("RIP in the frame", guest.frame(exit).ip, guest["start"])
     assert l1.expect("how often L1 took the interrupt", len(taken(exit, vector)), 0)
 
 
@@ -97,7 +98,7 @@ def test_interrupt_waits_for_sti_and_its_shadow(l1, mode, host_if):
     )
     guest.raise_interrupt(VECTOR)
 
-    exit = run_with_stack(guest, host_if=host_if)
+    exit = guest.run(host_if=host_if)
 
     _delivered(l1, guest, exit, "after")
 
@@ -120,7 +121,7 @@ def test_interrupt_that_l1_allows_comes_through_l2s_clear_if(l1):
     guest = interruptible(l1, "start: nop\nnop", [VECTOR], no_intercept=["intr"], vmcb={"rflags": OFF})
     guest.raise_interrupt(VECTOR)
 
-    exit = run_with_stack(guest, host_if=True)
+    exit = guest.run(host_if=True)
 
     _delivered(l1, guest, exit, "start", rflags=OFF)
 
@@ -140,6 +141,6 @@ def test_shadow_at_vmrun_holds_back_a_physical_interrupt(l1, shadow, label, mode
     )
     guest.raise_interrupt(VECTOR)
 
-    exit = run_with_stack(guest, host_if=False)
+    exit = guest.run(host_if=False)
 
     _delivered(l1, guest, exit, label)

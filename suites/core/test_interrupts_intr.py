@@ -8,7 +8,8 @@ A wrong L0 looks at the wrong IF, so that L2 can shut out L1's interrupts, or sw
 import pytest
 
 from harness import VMEXIT, any_of, clause, masked
-from suites.lib.interrupt_guest import MODES, taken, taken_after_stgi
+from suites.lib.event_guest import MODES
+from suites.lib.interrupts import taken, taken_after_stgi
 
 VECTOR = 0x61
 IF = 0x200

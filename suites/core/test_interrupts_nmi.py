@@ -8,13 +8,10 @@ that delivers L1's NMI to L2, or drops it at the exit, breaks L1's watchdogs.
 import pytest
 
 from harness import VMEXIT, clause
-from suites.lib.interrupt_guest import (
-    MODES,
+from suites.lib.event_guest import MODES
+from suites.lib.interrupts import (
     WAIT,
-    frame,
-    frame_size,
     interruptible,
-    run_with_stack,
     taken,
     taken_after_stgi,
 )
@@ -97,12 +94,12 @@ def test_nmi_goes_through_l2s_vector_2(l1, mode, rflags):
     guest = interruptible(l1, "start: nop\nnop", [NMI], mode=mode, vmcb={"rflags": rflags})
     _raise(guest)
 
-    exit = run_with_stack(guest, host_if=False)
+    exit = guest.run(host_if=False)
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["handled"])
-    pushed = frame(guest, exit)
-    assert l1.expect("bytes pushed", pushed["size"], frame_size(mode))
-    assert l1.expect("RIP in the frame", pushed["rip"], guest["start"])
+    pushed = guest.frame(exit)
+    assert l1.expect("bytes pushed", guest.depth(exit), guest.pushed())
+    assert l1.expect("RIP in the frame", pushed.ip, guest["start"])
     assert l1.expect("how often L1 took the NMI", len(taken(exit, NMI)), 0)
 
 

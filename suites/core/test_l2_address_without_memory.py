@@ -17,7 +17,7 @@ ends L1 with all its guests.
 import pytest
 
 from harness import VMEXIT, any_of, clause
-from suites.lib.event_handlers import EventGuest
+from suites.lib.event_guest import EventGuest
 
 NO_MEMORY = 0xF000_0000  # below the local APIC; no machine of the suite has memory there
 

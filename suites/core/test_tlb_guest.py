@@ -5,11 +5,10 @@ Where L1 does not intercept them MOV CR3, CR4.PGE, CR0.PG and INVLPG work in L2 
 translation that L2 has replaced.
 """
 
-import struct
-
 import pytest
 
 from harness import VMEXIT, clause
+from suites.lib.event_tables import with_handlers
 from suites.lib.tlb_maps import AT_HERE, AT_THERE, FAR, GLOBAL, HERE, LARGE, OFFSET, far_guest
 
 FLUSHES = {
@@ -90,12 +89,7 @@ def test_retry_after_the_fault(l1, before, insn, added, np):
         l1.need("NP")
     guest, far = far_guest(l1, WITH_HANDLER.format(insn=insn), np=np, no_intercept=["#PF"])
     guest.write(far.entry, far.value(HERE, before))
-    idt, gdt = l1.scratch(1), l1.scratch(1)
-    handler = guest["handler"]
-    gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16 & 0xFFFF, handler >> 32, 0)
-    guest.write(idt, gate * 32)
-    guest.write(gdt, struct.pack("<QQQ", 0, CODE64, DATA32))
-    guest.vmcb.update({"idtr.base": idt, "idtr.limit": 32 * 16 - 1, "gdtr.base": gdt, "gdtr.limit": 23})
+    _, gdt = with_handlers(l1, guest, guest["handler"], vectors=32)
     guest.vmcb["cr0"] |= 1 << 16
     guest.regs.update({"rcx": 0, "rdx": added, "r8": gdt})
 

@@ -9,7 +9,8 @@ leaves the guest asleep.
 import pytest
 
 from harness import VMEXIT, any_of, clause, masked
-from suites.lib.interrupt_guest import MODES, interruptible
+from suites.lib.event_guest import MODES
+from suites.lib.interrupts import interruptible
 
 VECTOR = 0x51
 IF = 0x200

@@ -9,7 +9,8 @@ can inject mixes up its own request and L1's.
 import pytest
 
 from harness import VMEXIT, clause, masked
-from suites.lib.interrupt_guest import MODES, frame, frame_size, interruptible, run_with_stack, taken
+from suites.lib.event_guest import MODES
+from suites.lib.interrupts import interruptible, taken
 
 VECTOR = 0x51
 IF = 0x200
@@ -23,11 +24,11 @@ def _virtual(vector=VECTOR, prio=15, tpr=0, rflags=ON, **fields):
 
 def _delivered(l1, guest, exit, label, *, rflags=ON):
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["handled"], v_irq=0, rflags=masked(0, IF))
-    pushed = frame(guest, exit)
-    assert l1.expect("bytes pushed", pushed["size"], frame_size(guest.mode))
-    assert l1.expect("RIP in the frame", pushed["rip"], guest[label])
-    assert l1.expect("CS in the frame", pushed["cs"] & 0xFFFF, exit.before["cs.selector"])
-    assert l1.expect("RFLAGS.IF in the frame", pushed["rflags"], masked(rflags, IF))
+    pushed = guest.frame(exit)
+    assert l1.expect("bytes pushed", guest.depth(exit), guest.pushed())
+    assert l1.expect("RIP in the frame", pushed.ip, guest[label])
+    assert l1.expect("CS in the frame", pushed.cs, exit.before["cs.selector"])
+    assert l1.expect("RFLAGS.IF in the frame", pushed.flags, masked(rflags, IF))
 
 
 @clause("core.vintr.taken")
@@ -37,7 +38,7 @@ def test_virtual_interrupt_is_taken_before_the_first_instruction(l1, mode, maski
     """L2's IF is set at VMRUN. V_INTR_MASKING does not matter to it, nor does L1's IF."""
     guest = interruptible(l1, "start: nop\nnop", [VECTOR], mode=mode, vmcb=_virtual(v_intr_masking=masking))
 
-    exit = run_with_stack(guest, host_if=False)
+    exit = guest.run(host_if=False)
 
     _delivered(l1, guest, exit, "start")
 
@@ -51,7 +52,7 @@ def test_vector_is_v_intr_vector(l1, vector, np):
         l1.need("NP")
     guest = interruptible(l1, OPEN, [vector], np=np, vmcb=_virtual(vector, rflags=OFF))
 
-    exit = run_with_stack(guest)
+    exit = guest.run()
 
     _delivered(l1, guest, exit, "open")
 
@@ -77,7 +78,7 @@ def test_virtual_interrupt_waits_for_l2_to_set_if(l1, code, label):
     """STI has a shadow of one instruction, POPF has none."""
     guest = interruptible(l1, code, [VECTOR], vmcb=_virtual(rflags=OFF))
 
-    exit = run_with_stack(guest)
+    exit = guest.run()
 
     _delivered(l1, guest, exit, label)
 
@@ -123,7 +124,7 @@ def test_virtual_interrupt_that_was_not_taken_is_taken_by_the_next_run(l1):
     first_ok = first.matches(code=VMEXIT.VMMCALL, rip=guest["end"], v_irq=1)
     guest.vmcb.update({"rip": guest["next"], "rflags": ON})
 
-    exit = run_with_stack(guest)
+    exit = guest.run()
 
     assert first_ok
     _delivered(l1, guest, exit, "next")
@@ -134,7 +135,7 @@ def test_virtual_interrupt_wakes_hlt(l1):
     """The shadow of STI covers HLT, so that L2 sleeps; the request that is pending wakes it at once."""
     guest = interruptible(l1, "sti\nhlt\nafter: nop\nnop", [VECTOR], vmcb=_virtual(rflags=OFF))
 
-    exit = run_with_stack(guest, watchdog_us=100_000)
+    exit = guest.run(watchdog_us=100_000)
 
     _delivered(l1, guest, exit, "after")
 
@@ -153,7 +154,7 @@ def test_higher_priority_is_taken(l1, prio, tpr):
     """The vector's own class (5) says nothing: V_INTR_PRIO does."""
     guest = interruptible(l1, OPEN, [VECTOR], vmcb=_virtual(prio=prio, tpr=tpr, rflags=OFF))
 
-    exit = run_with_stack(guest)
+    exit = guest.run()
 
     _delivered(l1, guest, exit, "open")
     assert exit.matches(v_tpr=masked(tpr, 15))
@@ -190,7 +191,7 @@ def test_v_ign_tpr(l1, prio, tpr):
     """What V_TPR masked above is taken with V_IGN_TPR=1."""
     guest = interruptible(l1, OPEN, [VECTOR], vmcb=_virtual(prio=prio, tpr=tpr, rflags=OFF, v_ign_tpr=1))
 
-    exit = run_with_stack(guest)
+    exit = guest.run()
 
     _delivered(l1, guest, exit, "open")
 
@@ -211,7 +212,7 @@ def test_shadow_at_vmrun_holds_back_a_virtual_interrupt(l1, shadow, label, mode)
     vmcb = _virtual(interrupt_shadow=shadow)
     guest = interruptible(l1, "start: nop\nsecond: nop\nnop", [VECTOR], mode=mode, vmcb=vmcb)
 
-    exit = run_with_stack(guest)
+    exit = guest.run()
 
     _delivered(l1, guest, exit, label)
     assert exit.matches(interrupt_shadow=0)
@@ -226,7 +227,7 @@ def test_vector_of_an_exception(l1, vector):
     """All exceptions are intercepted. No error code is pushed, and nothing is in EXITINTINFO."""
     guest = interruptible(l1, OPEN, [vector], vmcb=_virtual(vector, rflags=OFF))
 
-    exit = run_with_stack(guest)
+    exit = guest.run()
 
     _delivered(l1, guest, exit, "open")
     assert exit.matches(intinfo=masked(0, 1 << 31))
@@ -240,10 +241,10 @@ def test_l2_takes_the_physical_interrupt_first(l1):
     )
     guest.raise_interrupt(0x61)
 
-    exit = run_with_stack(guest, host_if=False)
+    exit = guest.run(host_if=False)
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["handled"], v_irq=1)
-    assert l1.expect("RIP in the frame", frame(guest, exit)["rip"], guest["start"])
+    assert l1.expect("RIP in the frame", guest.frame(exit).ip, guest["start"])
     assert l1.expect("how often L1 took the interrupt", len(taken(exit, 0x61)), 0)
 
 
@@ -262,10 +263,10 @@ def test_virtual_interrupt_comes_after_the_physical_one(l1):
     guest.vmcb.update({"cs.selector": 8} | {f"{name}.selector": 16 for name in ("ss", "ds", "es")})
     guest.raise_interrupt(0x61)
 
-    exit = run_with_stack(guest, host_if=False)
+    exit = guest.run(host_if=False)
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["second"], v_irq=0, regs={"rbx": 1})
-    assert l1.expect("RIP in the virtual interrupt's frame", frame(guest, exit)["rip"], guest["start"])
+    assert l1.expect("RIP in the virtual interrupt's frame", guest.frame(exit).ip, guest["start"])
 
 
 @clause("core.vintr.physical_first", "core.interrupts.intr_exit")

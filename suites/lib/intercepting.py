@@ -1,11 +1,10 @@
 """What the tests of the intercepts share: a guest around one instruction, and every other intercept."""
 
-import struct
-
 import pytest
 
 from harness import unchanged
 from harness.svm import INTERCEPTS
+from suites.lib.event_tables import CODE64, DATA32, with_handlers
 
 GPRS = ("rbx", "rcx", "rdx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 UNCHANGED = dict.fromkeys(GPRS, unchanged)
@@ -15,7 +14,6 @@ UNMAPPED = 0x1_4000_0000  # the guests' tables map the first 4 GiB
 V86 = {"cr0": 0x31, "rflags": 0x2_0002, "cpl": 3} | {f"{name}.attrib": 0xF3 for name in ("cs", "ss", "ds", "es")}
 OSXSAVE = {"cr4": 1 << 5 | 1 << 18}  # PAE and OSXSAVE
 
-CODE64, CODE32, DATA32 = 0x00AF_9B00_0000_FFFF, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF
 LDT_SELECTOR, TSS_SELECTOR = 0x18, 0x28  # 16 bytes each
 LDT, TSS = 0x0000_8200_0000_0FFF, 0x0000_8900_0000_0067
 
@@ -43,12 +41,10 @@ def set_all_but(vmcb, names):
 
 def with_tables(l1, guest, handler=None):
     """A 64-bit GDT with an LDT at 18h and a TSS at 28h, and an IDT whose 256 vectors lead to the label `handler`."""
+    own = {name: guest.vmcb[name] for name in ("idtr.base", "idtr.limit")}
+    descriptors = [0, CODE64, DATA32, LDT, 0, TSS, 0, 0]
     gdt, idt = l1.scratch(1), l1.scratch(1)
-    guest.write(gdt, struct.pack("<8Q", 0, CODE64, DATA32, LDT, 0, TSS, 0, 0))
-    guest.vmcb.update({"gdtr.base": gdt, "gdtr.limit": 0x3F})
-    if handler:
-        at = guest[handler]
-        gate = struct.pack("<HHBBHII", at & 0xFFFF, 8, 0, 0x8E, at >> 16 & 0xFFFF, at >> 32, 0)
-        guest.write(idt, gate * 256)
-        guest.vmcb.update({"idtr.base": idt, "idtr.limit": 0xFFF})
+    with_handlers(l1, guest, guest[handler] if handler else 0, descriptors=descriptors, pages=(idt, gdt))
+    if not handler:
+        guest.vmcb.update(own)
     return guest

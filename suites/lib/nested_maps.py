@@ -7,10 +7,10 @@
 import struct
 
 from harness.scenario.steps import TABLE_SIZES, TableKind
+from harness.svm.paging import NX, PAGE_1G, PAGE_2M, PAGE_4K, PS, A, D, G, P, U, W
 
-P, W, U, A, D, PS, G, NX = 1, 2, 4, 0x20, 0x40, 0x80, 0x100, 1 << 63
 OPEN = P | W | U
-SIZES = {"4k": 1 << 12, "2m": 1 << 21, "1g": 1 << 30}
+SIZES = {"4k": PAGE_4K, "2m": PAGE_2M, "1g": PAGE_1G}
 LEVEL = {"4k": 1, "2m": 2, "1g": 3}
 PAGES = TABLE_SIZES[TableKind.LONG_4K] // 4096
 
@@ -114,3 +114,9 @@ def far_guest(l1, access, *, nested_size="4k", guest_size="4k", **options):
     nested_walk = Chain(l1, guest, nested.base, FAR_GPA + page, page, size=nested_size)
     guest.write(page, VMMCALL_BYTES)
     return guest, walk, nested_walk, nested, page
+
+
+__all__ = [
+    "LEVEL", "NX", "OPEN", "PAGES", "PS", "SIZES", "A", "Chain", "D", "G", "Map", "P", "U", "W", "access_code",
+    "entry_bytes", "far_guest", "nested_guest", "own_tables",
+]  # fmt: skip

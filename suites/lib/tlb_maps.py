@@ -7,14 +7,15 @@ THERE; both hold a byte of their own. The rest of the first 4 GiB maps to itself
 import struct
 
 from harness.scenario.steps import TABLE_SIZES, TableKind
+from harness.svm.paging import PS, G, P, U, W
 
 KINDS = {"long64": TableKind.LONG, "compat32": TableKind.LONG, "pae32": TableKind.PAE, "paged32": TableKind.LEGACY}
 FAR = 0xC000_0000
 HERE, THERE = 0x100_0000, 0x140_0000  # 4 MiB blocks of the arena that no one else uses
 AT_HERE, AT_THERE = 0x3C, 0xC3
 OFFSET = 0x1_2345
-LARGE = 0x87  # present, writable, user, large
-GLOBAL = 1 << 8
+LARGE = P | W | U | PS
+GLOBAL = G
 
 
 class FarPage:

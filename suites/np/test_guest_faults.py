@@ -5,33 +5,24 @@ EXITINFO2 is the linear address (APM2 15.25.6). A nested fault while an event is
 EXITINTINFO, so that L1 can inject it again (15.7.2). An L0 that loses it loses an interrupt or exception of L2.
 """
 
-import struct
-
 import pytest
 
 from harness import VMEXIT, clause, masked, unchanged
 from harness.scenario.steps import TableKind
 from harness.svm import npf_info
+from suites.lib.event_tables import with_handlers
 from suites.lib.nested_maps import OPEN, nested_guest, own_tables
 
 PF = 0x4E
 LOW_HALF = 0xFFFF_FFFF
 HANDLER = "handler: pop {a}cx\nmov {a}dx, [{a}sp]\nmov {a}si, cr2\nend: vmmcall"
-CODE64, CODE32, DATA32 = 0x00AF_9B00_0000_FFFF, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF
 PROBES = {"read": ("mov al, [{a}bx]", 0), "write": ("mov [{a}bx], al", 2)}
 
 
 def with_idt(l1, code, mode="long64", **options):
     """A guest whose vectors all lead to `handler`; the address of its IDT as well."""
     guest, nested = nested_guest(l1, code, mode=mode, **options)
-    idt, gdt = l1.scratch(1), l1.scratch(1)
-    at = guest["handler"]
-    gate = struct.pack("<HHBBH", at & 0xFFFF, 8, 0, 0x8E, at >> 16 & 0xFFFF)
-    if mode == "long64":
-        gate += struct.pack("<II", at >> 32, 0)
-    guest.write(idt, gate * 256)
-    guest.write(gdt, struct.pack("<QQQ", 0, CODE64 if mode == "long64" else CODE32, DATA32))
-    guest.vmcb.update({"idtr.base": idt, "idtr.limit": len(gate) * 256 - 1, "gdtr.base": gdt, "gdtr.limit": 23})
+    idt, _ = with_handlers(l1, guest, guest["handler"])
     return guest, nested, idt
 
 

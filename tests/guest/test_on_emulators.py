@@ -145,7 +145,7 @@ def test_l1_that_leaves_gif_set(l1):
 
     exit = guest.run(clgi=False)
 
-    assert [(event.vector, event.phase) for event in exit.events if event.vector == VECTOR][0][1] is Phase.BEFORE_VMRUN
+    assert next(event for event in exit.events if event.vector == VECTOR).phase is Phase.BEFORE_VMRUN
 
 
 def test_l1_whose_page_tables_do_not_hold_after_the_exit(l1):

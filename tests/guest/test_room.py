@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from harness.guest.l1 import L1
@@ -54,7 +56,7 @@ def test_places_do_not_overlap(l1, mode):
 
     ranges.sort()
 
-    assert all(end <= start for (_, end), (start, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(ranges))
 
 
 def test_second_guest_in_real_mode_begins_in_its_own_segment(l1):
@@ -78,7 +80,7 @@ def test_places_can_be_chosen(l1, machine):
 
 
 def test_guests_without_end_are_refused(l1):
-    with pytest.raises(MemoryError, match="room for .* guests"):
+    with pytest.raises(MemoryError, match=r"room for .* guests"):
         for _ in range(1000):
             l1.guest("vmmcall")
 

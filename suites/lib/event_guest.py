@@ -1,30 +1,27 @@
-"""Guests that take events themselves: an IDT whose vectors lead each to a handler of its own, and the frames.
+"""A guest that takes events itself, in every mode: a handler for each vector, and the frames that deliveries push.
 
-Each handler is a VMMCALL, so the RIP of that exit tells the vector and RSP the frame.
+Without `handlers` each vector has a handler of its own, which is a VMMCALL, so the RIP of that exit tells the vector.
+`handlers` leads vectors to labels of the guest's code instead, and all others to the label `other`. RSP tells the
+frame.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness import L1, VMEXIT, Exit, Guest, Match
+from harness import L1, VMEXIT, Exit, Guest, Match, Vmcb
+from suites.lib.event_tables import CODE32, CODE64, DATA0, DATA32, INTERRUPT_GATE, LONG_MODES, WIDTH, with_handlers
 
-INTERRUPT_GATE, TRAP_GATE = 0x8E, 0x8F
-NOT_PRESENT_GATE, NO_GATE = 0x0E, 0x80  # the second one is a present descriptor of type 0, which no gate has
 DPL3 = 0x60
-
-CODE0, DATA0, CODE3, DATA3, ABSENT, TSS, ABSENT3 = 0x08, 0x10, 0x1B, 0x23, 0x28, 0x30, 0x3B
-GDT_ENTRIES = 8
+CODE3, DATA3, ABSENT, TSS, ABSENT3 = 0x1B, 0x23, 0x28, 0x30, 0x3B
 BEYOND_GDT = 0x48
 NO_PAGE = 0x1_0000_2000  # a linear address of long mode that the harness's tables do not map
 NOT_CANONICAL = 0x1000_0000_0000_0000
-_CODE64, _CODE32, _DATA = 0x00AF_9B00_0000_FFFF, 0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF
+MODES = ("long64", "compat32", "pae32", "paged32", "prot32", "real16")
 _RING3, _PRESENT = 0x6000_0000_0000, 0x8000_0000_0000
 
-LONG_MODES = ("long64", "compat32")
-STACK_TOP = 0x85_8000  # where the guests of the harness have it, but in real mode
-REAL_STACK_TOP, REAL_BASE = 0xF000, 0x2_0000
 REAL_STUBS = 0x4000  # as an offset in the segment of a real-mode guest
 _STUB = b"\x0f\x01\xd9\x90"  # VMMCALL and NOP
 _READ = 0x100
@@ -59,50 +56,74 @@ class EventGuest:
         gate: int = INTERRUPT_GATE,
         gates: dict[int, int] | None = None,
         idt_limit: int | None = None,
+        handlers: Mapping[int, str] | None = None,
         **options: object,
     ) -> None:
         self.mode, self.cpl = mode, cpl
         self.long = mode in LONG_MODES
         self.real = mode == "real16"
         self.guest: Guest = l1.guest(code, mode=mode, cpl=cpl, **options)  # type: ignore[arg-type]
-        self.idt, self.gdt = l1.scratch(1), l1.scratch(1)
-        self.inner_stack_top = l1.scratch(1) + 0x1000
-        self._stubs = REAL_STUBS if self.real else l1.scratch(1)
-        self.guest.write(REAL_BASE + REAL_STUBS if self.real else self._stubs, _STUB * 256)
-        table = b"".join(self._gate(self.at(n), (gates or {}).get(n, gate)) for n in range(256))
-        limit = len(table) - 1 if idt_limit is None else idt_limit
-        fields = {"idtr.base": self.idt, "idtr.limit": limit}
-        self.guest.write(self.idt, table)
-        if not self.real:
-            self.guest.write(self.gdt, self._descriptors())
-            fields |= {"gdtr.base": self.gdt, "gdtr.limit": GDT_ENTRIES * 8 - 1}
+        self.idt, self.gdt = pages = l1.scratch(1), l1.scratch(1)
+        self._handlers = handlers
+        self._base = self.guest.code_base if self.real else 0
+        self._stubs = REAL_STUBS
+        self.inner_stack_top = 0
+        if handlers is None or cpl:
+            self.inner_stack_top = l1.scratch(1) + 0x1000
+        if handlers is None:
+            self._stubs = REAL_STUBS if self.real else l1.scratch(1)
+            self.guest.write(self._base + self._stubs, _STUB * 256)
+        attributes = dict.fromkeys(range(256), gate) | (gates or {})
+        descriptors = self._descriptors()
+        with_handlers(
+            l1, self.guest, self.at, attributes=attributes, limit=idt_limit, descriptors=descriptors, pages=pages
+        )
         if cpl:
-            fields |= self._task(l1.scratch(1))
-            fields |= {"cs.selector": CODE3, "ss.selector": DATA3, "ds.selector": DATA3, "es.selector": DATA3}
-        self.guest.vmcb.update(fields)
+            self.guest.vmcb.update(self._task(l1.scratch(1)))
+            self.guest.vmcb.update(
+                {"cs.selector": CODE3, "ss.selector": DATA3, "ds.selector": DATA3, "es.selector": DATA3}
+            )
         self.guest.vmcb.update(dict(options.get("vmcb") or {}))  # type: ignore[call-overload]
 
     def __getitem__(self, label: str) -> int:
         return self.guest[label]
 
+    @property
+    def vmcb(self) -> Vmcb:
+        """The guest's VMCB."""
+        return self.guest.vmcb
+
     def at(self, vector: int) -> int:
         """The address of a vector's handler."""
+        if self._handlers is not None:
+            return self.guest[self._handlers.get(vector, "other")]
         return self._stubs + vector * len(_STUB)
 
     def gate_address(self, vector: int) -> int:
         """Where a vector's gate lies."""
-        return self.idt + vector * (16 if self.long else 4 if self.real else 8)
+        return self.idt + vector * WIDTH.get(self.mode, 8)
 
     @property
     def stack_top(self) -> int:
         """Linear address above the first byte that delivery pushes, with the stack aligned as the harness has it."""
-        if self.cpl:
-            return self.inner_stack_top
-        return REAL_BASE + REAL_STACK_TOP if self.real else STACK_TOP
+        return self.inner_stack_top if self.cpl else self._base + self.guest.stack_top
 
-    def run(self) -> Exit:
-        """Runs L2 and reads what is on the handlers' stack."""
-        return self.guest.run(vmload=bool(self.cpl), read={"stack": (self.stack_top - _READ, _READ)})
+    def setup(self, code: str, regs: Mapping[str, int] | None = None) -> None:
+        """As the guest's own."""
+        self.guest.setup(code, regs)
+
+    def raise_interrupt(self, vector: int) -> None:
+        """As the guest's own."""
+        self.guest.raise_interrupt(vector)
+
+    def raise_nmi(self) -> None:
+        """As the guest's own."""
+        self.guest.raise_nmi()
+
+    def run(self, **options: object) -> Exit:
+        """Runs L2 and reads what is on the handlers' stack. The options are the guest's own."""
+        read = {"stack": (self.stack_top - _READ, _READ)} | dict(options.pop("read", {}))  # type: ignore[call-overload]
+        return self.guest.run(**{"vmload": bool(self.cpl)} | options, read=read)  # type: ignore[arg-type]
 
     def took(self, exit: Exit, vector: int, **more: object) -> Match:
         """True if L2 reached that vector's handler."""
@@ -110,9 +131,8 @@ class EventGuest:
 
     def frame(self, exit: Exit, *, error: bool = False) -> Frame:
         """The frame at the handler's RSP; `error` says whether an error code lies below it."""
-        width = 8 if self.long else 2 if self.real else 4
-        base = REAL_BASE if self.real else 0
-        offset = base + exit.vmcb["rsp"] - (self.stack_top - _READ)
+        width = self._word
+        offset = self._base + exit.vmcb["rsp"] - (self.stack_top - _READ)
         count = int(error) + (5 if self.long or self.cpl else 3)
         if not 0 <= offset <= _READ - count * width:
             return Frame(-1, -1, -1, None, None, None)
@@ -124,25 +144,22 @@ class EventGuest:
 
     def depth(self, exit: Exit) -> int:
         """How many bytes were pushed."""
-        return self.stack_top - (REAL_BASE if self.real else 0) - exit.vmcb["rsp"]
+        return self.stack_top - self._base - exit.vmcb["rsp"]
 
     def pushed(self, *, error: bool = False) -> int:
-        """How many bytes a delivery pushes."""
-        words = int(error) + (5 if self.long or self.cpl else 3)
-        return words * (8 if self.long else 2 if self.real else 4)
+        """How many bytes a delivery pushes; 64-bit handlers get SS and RSP too."""
+        return (int(error) + (5 if self.long or self.cpl else 3)) * self._word
 
-    def _gate(self, offset: int, attributes: int) -> bytes:
+    @property
+    def _word(self) -> int:
+        return 8 if self.long else 2 if self.real else 4
+
+    def _descriptors(self) -> list[int] | None:
         if self.real:
-            return struct.pack("<HH", offset, REAL_BASE >> 4)
-        low, high, upper = offset & 0xFFFF, offset >> 16 & 0xFFFF, offset >> 32
-        gate = struct.pack("<HHBBH", low, CODE0, 0, attributes, high)
-        return gate + struct.pack("<II", upper, 0) if self.long else gate
-
-    def _descriptors(self) -> bytes:
-        code = _CODE64 if self.long else _CODE32
-        absent = _DATA & ~_PRESENT
-        table = [0, code, _DATA, code | _RING3, _DATA | _RING3, absent, 0, absent | _RING3]
-        return struct.pack(f"<{GDT_ENTRIES}Q", *table)
+            return None
+        code = CODE64 if self.long else CODE32
+        absent = DATA32 & ~_PRESENT
+        return [0, code, DATA32, code | _RING3, DATA32 | _RING3, absent, 0, absent | _RING3]
 
     def _task(self, tss: int) -> dict[str, int]:
         if self.long:
