@@ -35,7 +35,12 @@ BIOS_NOISE = b"SeaBIOS (version 1.16.2)\r\nBooting from Hard Disk...\r\n"
 LANE_REQUEST_PA, LANE_ANSWER_PA, LANE_SIZE = 0x1000, 0x8000, 0x4000
 MEMORY_SIZE = 0x10000
 CPUID = Cpuid(
-    {(0, 0): (1, 2, 3, 4), (1, 0): (0, 0, 0, 1 << 9), (0x8000_000A, 0): (1, 0x8000, 0, 0x0000_00FF)}  # an APIC, too
+    {
+        (0, 0): (1, 2, 3, 4),
+        (1, 0): (0, 0, 0, 1 << 9),  # an APIC
+        (0x8000_0001, 0): (0, 0, 1 << 2, 1 << 11 | 1 << 20 | 1 << 29),  # SVM; SYSCALL, NX, long mode
+        (0x8000_000A, 0): (1, 0x8000, 0, 0x0000_00FF),
+    }
 )
 
 

@@ -51,7 +51,7 @@ class Scripted(FakeL1):
             good.fields["tsc_offset"] = 3
         if asid == 108:
             good.fields |= {{"exitcode": 0x78, "tlb_control": 3}}
-        if asid == 105:
+        if asid == 0:
             good.fields["exitcode"] = (1 << 64) - 1
         if asid == 110:
             self.stale = True  # until the machine boots

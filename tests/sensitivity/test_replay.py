@@ -638,7 +638,7 @@ def alive(process):
 
 def test_few_sound_tests_are_enough_for_a_quick_run(tried):
     """Though there are more kinds of lies for the universal checks than tests."""
-    refused = '@clause("core.b")\ndef test_refused(l1):\n    assert run(l1, 105).is_invalid\n'
+    refused = '@clause("core.b")\ndef test_refused(l1):\n    assert run(l1, 0).is_invalid\n'
     done, report = tried(SOUND + refused, "--json")
 
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -646,7 +646,7 @@ def test_few_sound_tests_are_enough_for_a_quick_run(tried):
 
 
 def test_sound_tests_are_enough_for_every_universal_check(tried):
-    refused = '@clause("core.b")\ndef test_refused(l1):\n    assert run(l1, 105).is_invalid\n'
+    refused = '@clause("core.b")\ndef test_refused(l1):\n    assert run(l1, 0).is_invalid\n'
     several = '@clause("core.a")\n@pytest.mark.parametrize("n", range(20))\ndef test_sound(l1, n):\n'
     many = several + "    assert run(l1).matches(code=VMEXIT.VMMCALL)\n"
     done, report = tried(many + refused, "--json", "--full")
