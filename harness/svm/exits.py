@@ -43,7 +43,7 @@ NPF_ERROR: tuple[Bits, ...] = (
 )
 """EXITINFO1 of a nested page fault (APM2 15.25.6)."""
 
-SELECTOR_ERROR: tuple[Bits, ...] = (bit(0, "EXT"), bit(1, "IDT"), bit(2, "TI"), span(15, 3, "INDEX"))
+SELECTOR_ERROR: tuple[Bits, ...] = (bit(0, "EXT"), bit(1, "IDT"), bit(2, "TI"), span(15, 3, "INDEX", always=False))
 
 IOIO_SEGMENTS = {0: "ES", 1: "CS", 2: "SS", 3: "DS", 4: "FS", 5: "GS"}
 IOIO: tuple[Bits, ...] = (
