@@ -1,8 +1,7 @@
 """L1 code with interrupt and exception handlers of its own, and what they took.
 
 The code runs on a copy of the executor's IDT in which the vectors asked for have other gates. Each handler first
-notes
-what it took in a page, then does the test's own instructions.
+notes in a page what it took, then does the test's own instructions.
 """
 
 from __future__ import annotations

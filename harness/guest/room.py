@@ -1,8 +1,6 @@
 """Where the guests of one test lie: each has a VMCB, code and a stack of its own.
 
-The first guest lies where every test's first guest lies, so that its addresses, and the scenarios that are stored,
-stay
-the same whatever comes after it.
+The first guest lies where every test's first guest lies, so that its addresses stay the same, whatever comes after it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from harness.scenario import steps
 from harness.scenario.asm import Assembler
 from harness.scenario.steps import Phase, Status, TableKind
 from harness.targets import create, names
+from suites.lib.legacy_host import down_and_up
 from tests.executor.machines import BUILD
 
 pytestmark = pytest.mark.emulator
@@ -161,6 +162,18 @@ def test_l1_whose_page_tables_do_not_hold_after_the_exit(l1):
 
     assert exit.code == VMEXIT.VMMCALL
     assert exit.l1.faults("#PF", 0, at="here")
+
+
+def test_vmrun_by_an_l1_without_paging(l1):
+    guest = l1.guest("mov esi, 5\nvmmcall")
+
+    exit = guest.run_in(
+        down_and_up("mov eax, ebx\nclgi\nvmrun eax\nmov edx, esi\nstgi"), {"rbx": guest.vmcb_pa, "rdx": 0}
+    )
+
+    assert exit.code == VMEXIT.VMMCALL
+    assert exit.l1.returned
+    assert exit.l1.reg("rdx") == 5
 
 
 def test_without_probes_the_exit_is_the_same_and_nothing_is_asked_of_gif(l1):
