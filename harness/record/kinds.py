@@ -183,7 +183,8 @@ class Fresh:
             case "after-others":
                 reason = f" ({self.fresh_reason})" if self.fresh_reason else ""
                 after = [f"  {test}" for test in self.after]
-                return [f"after others: {shared}; {self.fresh_verdict} on a fresh boot{reason}", self.how, *after]
+                first = f"after others: {shared}; {self.fresh_verdict} on a fresh boot{reason}"
+                return [first, *([self.how] if self.how else []), *after]
         return []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import pytest
 
@@ -133,7 +132,15 @@ class Attempts:
             fresh = Fresh(state="same" if same else "differs", shared_verdict=first.verdict, shared_reason=first.reason)
             return self._decided(last, again, fresh, self._l0_evidence() or l0_log)
         verdicts = self._judge(first, after_others=True)
-        fresh = self._search(first, overall(again)[0], last.reason, history)
+        fresh = Fresh(
+            state=AFTER_OTHERS,
+            shared_verdict=first.verdict,
+            shared_reason=first.reason,
+            fresh_verdict=overall(again)[0],
+            fresh_reason=last.reason,
+        )
+        if overall(verdicts)[1] == "new":
+            fresh = self._search(first, fresh, history)
         return self._decided(first, verdicts, fresh, l0_log, evidence)
 
     def _judge(self, attempt: Attempt, *, after_others: bool = False) -> list[ClauseVerdict]:
@@ -150,8 +157,8 @@ class Attempts:
     ) -> Decided:
         return Decided(self._worker, self._item.nodeid, attempt, verdicts, fresh, self._l1, l0_log, evidence)
 
-    def _search(self, first: Attempt, verdict: Verdict | Literal[""], reason: str, history: Sequence[Past]) -> Fresh:
-        """Which of the tests before it must have run for the deviation to show."""
+    def _search(self, first: Attempt, fresh: Fresh, history: Sequence[Past]) -> Fresh:
+        """With the tests before it that must have run for the deviation to show."""
         worker = self._worker
 
         def shows() -> bool:
@@ -163,16 +170,7 @@ class Attempts:
         worker.session.restart("the next test gets a boot of its own")
         before = len({past.test for past in history})
         named = found.tests if found is not None and found.shown else ()
-        return Fresh(
-            state=AFTER_OTHERS,
-            shared_verdict=first.verdict,
-            shared_reason=first.reason,
-            fresh_verdict=verdict,
-            fresh_reason=reason,
-            after=named[:NAMED_MAX],
-            before=before,
-            how=in_words(found, before),
-        )
+        return replace(fresh, after=named[:NAMED_MAX], before=before, how=in_words(found, before))
 
     def _l0_evidence(self) -> str:
         target = self._worker.target

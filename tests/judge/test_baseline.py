@@ -196,3 +196,15 @@ def test_an_entry_that_shows_sometimes_promises_nothing() -> None:
     assert baseline.promised("core.a", "x::test_a") is always
     assert baseline.promised("core.b", "x::test_a") is None
     assert baseline.known("core.b", "x::test_a", "FAIL") is sometimes
+
+
+def test_the_headline_of_a_new_deviation_is_a_row_that_the_baseline_does_not_know() -> None:
+    entry = Deviation("core.a", "r", "f", fields=("tlb_control",), got={"nrip": ("0h",)})
+    match = Match("t", [Row(name, "?", got, "", False) for name, got in (("tlb_control", "1"), ("nrip", "2h"))])
+    baseline = Baseline((entry,))
+    attempt = Attempt("FAIL", "watchdog; tlb_control: expected ?, got 1", match, universal={"core.a": match})
+
+    named, universal = judge(attempt, ["core.a"], TEST, baseline)
+
+    assert named.summary == "watchdog; nrip: expected ?, got 2h"
+    assert universal.summary == "nrip: expected ?, got 2h"

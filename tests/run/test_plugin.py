@@ -425,6 +425,7 @@ def test_a_deviation_after_others_can_be_known(suite):
     done, results, _ = suite(AFTER.format(asids=[110, 111]), baseline=AFTER_ENTRY)
 
     assert (done.ret, results["test_one[111]"]["news"]) == (0, "known")
+    assert results["test_one[111]"]["fresh"]["state"] == "after-others"
 
 
 def test_an_entry_of_after_others_is_not_mended_alone_and_excuses_no_other_answer(suite):
