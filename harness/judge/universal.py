@@ -57,7 +57,7 @@ class Context:
     clgi: bool  # CLGI came before VMRUN, as it should
 
 
-Check = Callable[[Exit, Context], Iterator[Row]]
+ExitCheck = Callable[[Exit, Context], Iterator[Row]]
 
 
 def judge(exit: Exit, context: Context) -> dict[str, Match]:
@@ -254,7 +254,7 @@ def _row(name: str, before: int, after: int, width_bytes: int = 8) -> Row:
     return Row(name, hexadecimal(before, digits), hexadecimal(after, digits), "", before == after)
 
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, ExitCheck] = {
     "core.exit.host_state_restored": _host_state,
     "core.exit.gif_clear": _gif,
     "core.exit.interrupt_held": _probe,
