@@ -9,7 +9,7 @@ import sys
 from harness.cli.console import EXIT_OK, UserError
 from harness.cli.render import find_run
 from harness.record import FILE_NAME, Run, load
-from harness.summary.compare import ClauseDifference, Kind, compare
+from harness.summary.compare import ClauseDifference, Kind, compare_runs
 from harness.targets import file_name
 from harness.text import line
 
@@ -37,7 +37,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 def run(args: argparse.Namespace) -> int:
     """Compares."""
     records = [_load(folder) for folder in (args.first, args.second)]
-    found = [each for each in compare(records[0].results, records[1].results) if args.clause in each.clause]
+    found = [each for each in compare_runs(records[0].results, records[1].results) if args.clause in each.clause]
     if args.json:
         json.dump([_as_json(each) for each in found], sys.stdout, indent=1)
         print()

@@ -16,7 +16,7 @@ from harness.cli import machine
 from harness.cli.console import EXIT_OK, EXIT_USAGE, UserError
 from harness.cli.debian import Need, install_command, missing_build_tools, packages_of
 from harness.cli.paths import ROOT, STATE
-from harness.hosts.finding import Finding
+from harness.hosts.finding import HostFinding
 
 VERSION_DEADLINE_S = 10
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.target} is not a host; ./nsvm doctor says what it needs here")
     build = missing_build_tools()
     findings = [
-        Finding(True, "Python", f"{platform.python_version()}, in {os.path.relpath(sys.prefix, ROOT)}"),
+        HostFinding(True, "Python", f"{platform.python_version()}, in {os.path.relpath(sys.prefix, ROOT)}"),
         *(_tool(tool, why) for tool, why in _TOOLS),
     ]
     needs: list[Need] = []
@@ -66,17 +66,17 @@ def run(args: argparse.Namespace) -> int:
         if missing:
             what = ", ".join(f"{m.what} (package {m.package})" for m in missing)
             told = f"{what}; {'; '.join(dict.fromkeys(m.why for m in missing))}"
-            findings.append(Finding(False, f"target {name}", told))
+            findings.append(HostFinding(False, f"target {name}", told))
         elif build:
             findings.append(
-                Finding(
+                HostFinding(
                     False,
                     f"target {name}",
                     f"{target.version()}; but the executor cannot be built without the tools above",
                 )
             )
         else:
-            findings.append(Finding(True, f"target {name}", target.version()))
+            findings.append(HostFinding(True, f"target {name}", target.version()))
     findings.append(_executor())
     findings.append(_installs())
     everything = [*build, *needs]
@@ -108,12 +108,12 @@ _TOOLS = (
 _NEEDED = ("make", "as", "ld", "objcopy")
 
 
-def _tool(tool: str, why: str) -> Finding:
+def _tool(tool: str, why: str) -> HostFinding:
     path = shutil.which(tool)
     if path:
-        return Finding(True, tool, f"{_version([path, '--version'])} ({why})")
+        return HostFinding(True, tool, f"{_version([path, '--version'])} ({why})")
     needed = tool in _NEEDED or (tool == "gcc" and not shutil.which("clang"))
-    return Finding(False if needed else None, tool, f"not here: {why}")
+    return HostFinding(False if needed else None, tool, f"not here: {why}")
 
 
 def _version(command: Sequence[str]) -> str:
@@ -129,21 +129,23 @@ def _version(command: Sequence[str]) -> str:
     return found[0] if found else first
 
 
-def _executor() -> Finding:
+def _executor() -> HostFinding:
     path = machine.EXECUTOR_ELF
     if not path.exists():
-        return Finding(None, "executor", "not built yet; ./nsvm run builds it")
-    return Finding(True, "executor", f"{path.relative_to(ROOT)}, {path.stat().st_size} bytes")
+        return HostFinding(None, "executor", "not built yet; ./nsvm run builds it")
+    return HostFinding(True, "executor", f"{path.relative_to(ROOT)}, {path.stat().st_size} bytes")
 
 
-def _installs() -> Finding:
+def _installs() -> HostFinding:
     if shutil.which("apt-get") is None:
-        return Finding(
+        return HostFinding(
             None, "installing", "no apt-get here: what is missing must come from your system's package manager"
         )
     if os.geteuid() != 0:
-        return Finding(None, "installing", "not root: nsvm prints the command for what is missing and leaves it to you")
-    return Finding(
+        return HostFinding(
+            None, "installing", "not root: nsvm prints the command for what is missing and leaves it to you"
+        )
+    return HostFinding(
         True,
         "installing",
         "root, with apt-get: nsvm installs what a command lacks, saying so first (--no-install: never)",

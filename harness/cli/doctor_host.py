@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from harness.cli import machine
 from harness.cli.console import EXIT_OK, EXIT_USAGE, HarnessError, UserError
 from harness.hosts.cpu_bits import hardware_bits, of_edx
-from harness.hosts.doctor import Finding, findings, ready
+from harness.hosts.doctor import HostFinding, findings, ready
 from harness.hosts.errors import HostError
 from harness.hosts.facts import ask
 from harness.hosts.ssh_config import resolve
@@ -24,7 +24,7 @@ class Report:
     """What was found of one host. `edx` is None if no guest was booted."""
 
     target: str
-    found: list[Finding] = field(default_factory=list)
+    found: list[HostFinding] = field(default_factory=list)
     has: list[str] = field(default_factory=list)
     offered: list[str] = field(default_factory=list)
     edx: int | None = None
@@ -42,45 +42,47 @@ def examine(target: str, programs: machine.Programs, *, boot: bool) -> Report:
         with reached(target) as (connection, spec):
             place = resolve(spec)
             where = f"{place.user}@{place.address} port {place.port}, whose key is known"
-            report.found.append(Finding(True, "connection", where))
+            report.found.append(HostFinding(True, "connection", where))
             facts = ask(connection, spec)
     except (TargetError, SimError) as error:
-        report.found.append(Finding(False, "connection", str(error), _last(error.log)))
+        report.found.append(HostFinding(False, "connection", str(error), _last(error.log)))
         return report
     report.found += findings(facts, spec)
     report.has = hardware_bits(facts)
     if boot and report.ready:
         report.found += _boot(report, programs)
     elif boot:
-        report.found.append(Finding(None, "L1", "no guest was started: first the above"))
+        report.found.append(HostFinding(None, "L1", "no guest was started: first the above"))
     return report
 
 
-def _boot(report: Report, programs: machine.Programs) -> list[Finding]:
+def _boot(report: Report, programs: machine.Programs) -> list[HostFinding]:
     try:
         machine.build_executor()
         machine.build_host_program()
     except (HarnessError, UserError) as error:
-        return [Finding(None, "L1", f"no guest was started: {error}")]
+        return [HostFinding(None, "L1", f"no guest was started: {error}")]
     try:
         with machine.running(report.target, programs) as now:
             took_s, cpuid = now.start_s, now.hello.cpuid
     except (HarnessError, UserError, HostError) as error:
-        return [Finding(False, "L1", f"a guest was started, and did not come up: {error}")]
+        return [HostFinding(False, "L1", f"a guest was started, and did not come up: {error}")]
     report.edx = cpuid.svm_bits
     report.offered = of_edx(cpuid.svm_bits)
     if not cpuid.svm:
-        return [Finding(False, "L1", "a guest comes up, and is not offered SVM", "switch nested virtualization on")]
+        return [HostFinding(False, "L1", "a guest comes up, and is not offered SVM", "switch nested virtualization on")]
     told = f"up in {took_s:.1f} s; Fn8000_000A EDX {report.edx:08X}: {' '.join(report.offered) or 'no bit'}"
-    found = [Finding(True, "L1", told)]
+    found = [HostFinding(True, "L1", told)]
     kept = [name for name in report.has if name not in report.offered]
     if kept:
         found.append(
-            Finding(None, "not offered", f"{' '.join(kept)}: the hardware has them, L0 does not offer them to L1")
+            HostFinding(None, "not offered", f"{' '.join(kept)}: the hardware has them, L0 does not offer them to L1")
         )
     made = [name for name in report.offered if report.has and name not in report.has]
     if made:
-        found.append(Finding(None, "offered too", f"{' '.join(made)}: L0 offers them, the hardware has not shown them"))
+        found.append(
+            HostFinding(None, "offered too", f"{' '.join(made)}: L0 offers them, the hardware has not shown them")
+        )
     return found
 
 

@@ -16,7 +16,7 @@ from harness.cli.run_folder import short
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME, load
 from harness.summary import summarise
-from harness.summary.flaky import REPEAT_NAME, Comparison, compare
+from harness.summary.flaky import REPEAT_NAME, Comparison, compare_repeats
 
 PAGE = "index.html"
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.folders[0]}: one run alone cannot be compared; give two, or the folder of a --repeat")
     summaries = {name: summarise(load(folder / FILE_NAME)) for name, folder in found.items()}
     statuses = [summary.exit_status for summary in summaries.values()]
-    comparison = compare(summaries, same=len(args.folders) == 1)
+    comparison = compare_repeats(summaries, same=len(args.folders) == 1)
     if args.json:
         print(json.dumps(comparison.as_json(statuses), indent=1, ensure_ascii=False))
     else:
@@ -70,7 +70,7 @@ def repeat(plan: Plan, out: Path, signals: Signals, times: int) -> int:
     if not summaries:
         return statuses[-1]
     known = [status for name, status in zip(made, statuses, strict=True) if name in summaries]
-    comparison = compare(summaries)
+    comparison = compare_repeats(summaries)
     _write(out, comparison, known)
     _print(comparison)
     print(f"Report: {short(out / PAGE)} ({REPEAT_NAME} beside it, each run in a folder of its own)", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from harness.hosts.cpu_bits import of_cpuinfo
-from harness.hosts.finding import Finding
+from harness.hosts.finding import HostFinding
 from harness.hosts.kvm import QEMU
 from harness.hosts.spec import HostSpec
 
@@ -25,7 +25,7 @@ PARAMETERS = {
 Facts = Mapping[str, str]
 
 
-def kvm_findings(facts: Facts, spec: HostSpec) -> Iterator[Finding]:
+def kvm_findings(facts: Facts, spec: HostSpec) -> Iterator[HostFinding]:
     """From the CPU up to the VMM."""
     yield from cpu_findings(facts)
     yield from _module(facts)
@@ -35,26 +35,26 @@ def kvm_findings(facts: Facts, spec: HostSpec) -> Iterator[Finding]:
     yield _tracing(facts, spec)
 
 
-def cpu_findings(facts: Facts) -> Iterator[Finding]:
+def cpu_findings(facts: Facts) -> Iterator[HostFinding]:
     """The CPU is AMD's or Hygon's and has SVM, and firmware has left it on."""
     told = {key.strip(): value.strip() for key, _, value in (ln.partition(":") for ln in facts["cpu"].splitlines())}
     vendor, model = told.get("vendor_id", "unknown"), " ".join(told.get("model name", "").split())
     if vendor not in ("AuthenticAMD", "HygonGenuine"):
-        yield Finding(False, "CPU", f"{vendor} {model}: not AMD, nested SVM cannot be tested there")
+        yield HostFinding(False, "CPU", f"{vendor} {model}: not AMD, nested SVM cannot be tested there")
         return
-    yield Finding(True, "CPU", f"{vendor} {model}, {facts['cpus']} CPUs")
+    yield HostFinding(True, "CPU", f"{vendor} {model}, {facts['cpus']} CPUs")
     if "svm" in told.get("flags", "").split() and not facts.get("firmware"):
         bits = " ".join(of_cpuinfo(facts["cpu"])) or "none that Linux names"
-        yield Finding(True, "SVM", f"bits of Fn8000_000A EDX: {bits}")
+        yield HostFinding(True, "SVM", f"bits of Fn8000_000A EDX: {bits}")
     elif facts.get("firmware"):
-        yield Finding(
+        yield HostFinding(
             False,
             "SVM",
             f"locked off by firmware (VM_CR.SVMDIS): {facts['firmware'].splitlines()[-1][-120:]}",
             "switch on SVM (also called AMD-V, virtualization) in the firmware's setup",
         )
     else:
-        yield Finding(
+        yield HostFinding(
             False,
             "SVM",
             "the CPU shows none",
@@ -62,81 +62,81 @@ def cpu_findings(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _module(facts: Facts) -> Iterator[Finding]:
+def _module(facts: Facts) -> Iterator[HostFinding]:
     if not any(line == "/sys/module/kvm_amd" for line in facts["module"].splitlines()):
         built = "" if facts["module"] else ", and the kernel seems to have none"
-        yield Finding(False, "kvm_amd", f"not loaded{built}", f"modprobe kvm_amd nested=1; {FOR_GOOD}")
+        yield HostFinding(False, "kvm_amd", f"not loaded{built}", f"modprobe kvm_amd nested=1; {FOR_GOOD}")
         return
     parameters = dict(line.partition("=")[::2] for line in facts["kvm_amd"].splitlines())
-    yield Finding(True, "kvm_amd", "loaded")
+    yield HostFinding(True, "kvm_amd", "loaded")
     nested, npt, avic = (parameters.get(name, "") for name in ("nested", "npt", "avic"))
     if nested in ON:
-        yield Finding(True, "nested", f"nested={nested}: guests are offered SVM")
+        yield HostFinding(True, "nested", f"nested={nested}: guests are offered SVM")
     else:
         told = f"nested={nested or '?'}: guests are not offered SVM"
-        yield Finding(False, "nested", told, f"{RELOAD}; {FOR_GOOD}")
+        yield HostFinding(False, "nested", told, f"{RELOAD}; {FOR_GOOD}")
     if npt in ON:
-        yield Finding(True, "npt", f"npt={npt}")
+        yield HostFinding(True, "npt", f"npt={npt}")
     else:
         told = f"npt={npt or '?'}: L1 is not offered NP, and its tests are skipped"
-        yield Finding(None, "npt", told, f"{RELOAD} (if the CPU has NP)")
+        yield HostFinding(None, "npt", told, f"{RELOAD} (if the CPU has NP)")
     if avic:
-        yield Finding(None, "avic", f"avic={avic}")
+        yield HostFinding(None, "avic", f"avic={avic}")
     off = [name for name, bit in PARAMETERS.items() if parameters.get(name) in ("0", "N") and _has(facts, bit)]
     if off:
         told = f"{' '.join(f'{name}={parameters[name]}' for name in off)}: L0 does without what the CPU has"
-        yield Finding(None, "parameters", told, f"{RELOAD} {' '.join(f'{name}=1' for name in off)}")
+        yield HostFinding(None, "parameters", told, f"{RELOAD} {' '.join(f'{name}=1' for name in off)}")
 
 
 def _has(facts: Facts, bit: str) -> bool:
     return bit in of_cpuinfo(facts["cpu"])
 
 
-def _device(facts: Facts) -> Finding:
+def _device(facts: Facts) -> HostFinding:
     lines = facts["device"].splitlines()
     user = facts["user"].split()[1] if len(facts["user"].split()) > 1 else "USER"
     if "opens" in lines:
-        return Finding(True, "/dev/kvm", "this user may open it")
+        return HostFinding(True, "/dev/kvm", "this user may open it")
     if not lines:
-        return Finding(False, "/dev/kvm", "it is not there", "modprobe kvm_amd nested=1")
+        return HostFinding(False, "/dev/kvm", "it is not there", "modprobe kvm_amd nested=1")
     group = lines[-1] if len(lines) > 1 else "kvm"
     told = f"{user} may not open it"
-    return Finding(False, "/dev/kvm", told, f"usermod -aG {group} {user}, then log in anew; or log in as root")
+    return HostFinding(False, "/dev/kvm", told, f"usermod -aG {group} {user}, then log in anew; or log in as root")
 
 
-def _memory(facts: Facts, spec: HostSpec) -> Finding:
+def _memory(facts: Facts, spec: HostSpec) -> HostFinding:
     known = dict(line.partition(":")[::2] for line in facts["memory"].splitlines())
     words = known.get("MemAvailable", known.get("MemFree", "")).split()
     if not words or not words[0].isdecimal():
-        return Finding(None, "memory", "not known")
+        return HostFinding(None, "memory", "not known")
     free, wanted = int(words[0]) // 1024, spec.workers * (spec.memory_mib + 32)
     told = f"{free} MiB free, {wanted} wanted for {spec.workers} guest{'s' * (spec.workers > 1)}"
     mend = "" if free >= wanted else "end other guests, or set workers or memory_mib of this host lower"
-    return Finding(free >= wanted, "memory", told, mend)
+    return HostFinding(free >= wanted, "memory", told, mend)
 
 
-def _qemu(facts: Facts, spec: HostSpec) -> Finding:
+def _qemu(facts: Facts, spec: HostSpec) -> HostFinding:
     lines = facts["qemu"].splitlines()
     needed = spec.vmm == "qemu"
     named = spec.vmm_path or QEMU
     if needed and len(lines) >= 2 and lines[0] != named and not lines[0].endswith(f"/{named}"):
-        return Finding(False, "QEMU", f"there is no {named}, but {lines[0]}", f'set vmm_path = "{lines[0]}"')
+        return HostFinding(False, "QEMU", f"there is no {named}, but {lines[0]}", f'set vmm_path = "{lines[0]}"')
     if len(lines) >= 2:
         told = f"{lines[1][:100]}, {lines[0]}"
-        return Finding(True, "QEMU", told) if needed else Finding(None, "QEMU", f"{told} (not needed)")
+        return HostFinding(True, "QEMU", told) if needed else HostFinding(None, "QEMU", f"{told} (not needed)")
     if not needed:
-        return Finding(None, "QEMU", 'not there, and not needed: vmm = "small" brings its own')
-    return Finding(False, "QEMU", f"there is no {named}", 'apt-get install qemu-system-x86, or set vmm = "small"')
+        return HostFinding(None, "QEMU", 'not there, and not needed: vmm = "small" brings its own')
+    return HostFinding(False, "QEMU", f"there is no {named}", 'apt-get install qemu-system-x86, or set vmm = "small"')
 
 
-def _tracing(facts: Facts, spec: HostSpec) -> Finding:
+def _tracing(facts: Facts, spec: HostSpec) -> HostFinding:
     lines = facts["tracing"].splitlines()
     if not spec.tracepoints:
-        return Finding(None, "tracing", "switched off for this host (tracepoints)")
+        return HostFinding(None, "tracing", "switched off for this host (tracepoints)")
     if "kvm" in lines:
-        return Finding(True, "tracing", f"{lines[0]}: KVM's tracepoints are recorded with a failure")
+        return HostFinding(True, "tracing", f"{lines[0]}: KVM's tracepoints are recorded with a failure")
     if "writable" in lines:
-        return Finding(None, "tracing", "the kernel has no tracepoints of KVM")
+        return HostFinding(None, "tracing", "the kernel has no tracepoints of KVM")
     why = "this user may not use it" if lines else "it is not mounted"
     mend = "log in as root" if lines else "mount -t tracefs tracefs /sys/kernel/tracing"
-    return Finding(None, "tracing", f"{why}: failures come without a trace of KVM", mend)
+    return HostFinding(None, "tracing", f"{why}: failures come without a trace of KVM", mend)

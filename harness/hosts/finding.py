@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finding:
+class HostFinding:
     """`ok` is None for what is worth knowing and stops nothing. `mend` is the line that mends it."""
 
     ok: bool | None

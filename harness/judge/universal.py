@@ -59,7 +59,7 @@ class Context:
     probes: bool = True  # GIF was probed and L1's state compared
 
 
-Check = Callable[[Exit, Context], Iterator[Row]]
+ExitCheck = Callable[[Exit, Context], Iterator[Row]]
 
 
 def judge(exit: Exit, context: Context) -> dict[str, Match]:
@@ -264,7 +264,7 @@ def _row(name: str, before: int, after: int, width_bytes: int = 8) -> Row:
 
 _BY_PROBES = (_host_state, _gif, _probe, _clgi, _exceptions, _cr2_and_dr6, _debugctl)
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, ExitCheck] = {
     "core.exit.host_state_restored": _host_state,
     "core.exit.gif_clear": _gif,
     "core.exit.interrupt_held": _probe,

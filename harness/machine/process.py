@@ -36,7 +36,7 @@ class Child:
     def __init__(
         self, argv: Sequence[str], *, cwd: Path, files: Sequence[Path] = (), pass_fds: Sequence[int] = ()
     ) -> None:
-        self._record = Record.new(argv, files)
+        self._record = ChildRecord.new(argv, files)
         self._log = bytearray()
         try:
             self._process = subprocess.Popen(
@@ -107,7 +107,7 @@ def _leash() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"', str(os.getpid())]
 
 
-class Record:
+class ChildRecord:
     """What is written down about one child, so that another run can recognise it."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
@@ -167,7 +167,7 @@ def reap_leftovers() -> list[str]:
     done = []
     for path in sorted(state_directory().glob("child-*.json"))[:RECORDS_MAX]:
         try:
-            record = Record(path, json.loads(path.read_text()))
+            record = ChildRecord(path, json.loads(path.read_text()))
             if not record.is_left_over():
                 continue
             pid = record.child_to_kill()

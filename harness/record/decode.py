@@ -18,8 +18,8 @@ from harness.record.kinds import (
     Fresh,
     HostInfo,
     Interrupted,
+    Line,
     NsvmInfo,
-    Record,
     Result,
     Row,
     RunStart,
@@ -198,7 +198,7 @@ def _end(s: Source) -> End:
     )
 
 
-DECODERS: Final[Mapping[str, Callable[[Source], Record]]] = {
+DECODERS: Final[Mapping[str, Callable[[Source], Line]]] = {
     "run": _run_start,
     "clause": _clause_info,
     "target": _target_info,

@@ -252,7 +252,7 @@ class End:
     mended: int = 0
 
 
-Record = RunStart | ClauseInfo | TargetInfo | Result | Universal | Event | Interrupted | End
+Line = RunStart | ClauseInfo | TargetInfo | Result | Universal | Event | Interrupted | End
 
 
 @dataclass(frozen=True, slots=True)

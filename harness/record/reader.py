@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from harness.record.decode import DECODERS
-from harness.record.kinds import Problem, Record
+from harness.record.kinds import Line, Problem
 from harness.record.source import Source, Unusable
 from harness.record.writer import LINE_MAX_BYTES
 
@@ -27,7 +27,7 @@ def _parse(line: bytes) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _decode(number: int, obj: Mapping[str, object]) -> Iterator[Record | Problem]:
+def _decode(number: int, obj: Mapping[str, object]) -> Iterator[Line | Problem]:
     kind = obj.get("kind")
     decoder = DECODERS.get(kind) if isinstance(kind, str) else None
     if decoder is None:
@@ -44,7 +44,7 @@ def _decode(number: int, obj: Mapping[str, object]) -> Iterator[Record | Problem
         yield Problem(number, f"line {number}, a {kind} record: {'; '.join(source.odd[:4])}", grave=False)
 
 
-def read(path: str | os.PathLike[str]) -> Iterator[Record | Problem]:
+def read(path: str | os.PathLike[str]) -> Iterator[Line | Problem]:
     """The records of a file as they come, with a Problem for each line that is not one. Raises OSError."""
     with open(path, "rb") as handle:
         number = 0

@@ -11,8 +11,8 @@ from harness.record.kinds import (
     End,
     Event,
     Interrupted,
+    Line,
     Problem,
-    Record,
     Result,
     RunStart,
     TargetInfo,
@@ -41,7 +41,7 @@ class Run:
         return self.end is not None
 
 
-def collect(records: Iterable[Record | Problem]) -> Run:
+def collect(records: Iterable[Line | Problem]) -> Run:
     """Sort records into a Run."""
     run = Run()
     targets: dict[tuple[str, str], TargetInfo] = {}

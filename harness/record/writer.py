@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from harness.record.kinds import Record
+from harness.record.kinds import Line
 
 FILE_NAME: Final = "run.jsonl"
 LINE_MAX_BYTES: Final = 8 << 20
@@ -64,7 +64,7 @@ def _plain(value: object, string_max: int, list_max: int, depth: int = 0) -> obj
         return f"[a {type(value).__name__}]"
 
 
-def encode(record: Record | Mapping[str, object]) -> bytes:
+def encode(record: Line | Mapping[str, object]) -> bytes:
     """The line of a record with its newline: ASCII, at most LINE_MAX_BYTES. What does not fit is cut; text says so."""
     kind: object
     if isinstance(record, Mapping):
@@ -94,7 +94,7 @@ class Writer:
         self._torn = _ends_torn(self.path)
         self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def write(self, record: Record | Mapping[str, object]) -> None:
+    def write(self, record: Line | Mapping[str, object]) -> None:
         """Append one record. Odd values in it never raise."""
         line = encode(record)
         if self._torn:

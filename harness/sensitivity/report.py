@@ -18,8 +18,8 @@ from harness.sensitivity.trial import (
     SKIPPED,
     SURVIVES,
     UNREPLAYABLE,
-    Finding,
     Place,
+    TrialResult,
 )
 
 SHOWN_MAX = 40
@@ -38,7 +38,7 @@ EXCUSED = (DEVIATES, NOT_REPLAYED, ANOTHER_CPUID)
 class Report:
     """What all trials together have shown. `tests` has each test once: its best finding on any target."""
 
-    tests: dict[str, Finding] = field(default_factory=dict)
+    tests: dict[str, TrialResult] = field(default_factory=dict)
     replays: int = 0
     broke: int = 0
     seconds: float = 0.0
@@ -56,7 +56,7 @@ class Report:
     unrecorded: dict[str, str] = field(default_factory=dict)  # tests of the suites without answers, and why
     full: bool = False
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: TrialResult) -> None:
         """Counts one test's finding."""
         self.count(finding)
         known = self.tests.get(finding.test)
@@ -72,14 +72,14 @@ class Report:
         if finding.state == SEEN:
             self.seen.add(finding.test)
 
-    def count(self, finding: Finding) -> None:
+    def count(self, finding: TrialResult) -> None:
         """Counts replays, and what was seen failing."""
         self.replays += finding.replays
         self.broke += finding.broke
         self.universal.update(finding.universal)
         self.places |= finding.places
 
-    def named(self, state: str) -> list[Finding]:
+    def named(self, state: str) -> list[TrialResult]:
         """The tests in that state."""
         return [finding for finding in self.tests.values() if finding.state == state]
 

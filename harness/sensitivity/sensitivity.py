@@ -32,7 +32,7 @@ from harness.sensitivity.asserts import Assert, Lines, asserts_of, by_line, call
 from harness.sensitivity.lies import UNIVERSAL_LIES
 from harness.sensitivity.replay import AnswersError, Recorded, read_answers
 from harness.sensitivity.report import ANOTHER_CPUID, DEVIATES, IDLE, NEVER, NOT_REPLAYED, Report, as_json, render
-from harness.sensitivity.trial import SKIPPED, UNREPLAYABLE, Finding, Place, Trial
+from harness.sensitivity.trial import SKIPPED, UNREPLAYABLE, Place, Trial, TrialResult
 
 TRIES_MAX = 12  # tests that are asked first for what nothing has failed yet
 CHUNK = 4  # jobs that a process takes at once
@@ -166,7 +166,7 @@ class Trials:
         survive = any(name in self._clauses and self._clauses[name].class_ == "survive" for name in names[:1])
         return Job(item, recorded, survive, full, ask, until)
 
-    def _map(self, jobs: list[Job]) -> Iterator[Finding]:
+    def _map(self, jobs: list[Job]) -> Iterator[TrialResult]:
         """The findings, in order. Raises WorkerDied."""
         global _jobs, _context
         _jobs, _context = jobs, (self._assembler, self._root, self._lines)
@@ -195,7 +195,7 @@ def _begin_worker() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _try(number: int) -> Finding:
+def _try(number: int) -> TrialResult:
     job = _jobs[number]
     trial = Trial(job.item, job.recorded, *_context)
     return trial.run(survive=job.survive, ask=job.ask, full=job.full, until=job.until)

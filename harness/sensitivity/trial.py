@@ -48,7 +48,7 @@ class TooLong(BaseException):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Replayed:
     """What came of one replay. `place` is where an assertion failed."""
 
     what: str  # passes, asserts, skips, lost, broke
@@ -60,7 +60,7 @@ class Outcome:
 
 
 @dataclass
-class Finding:
+class TrialResult:
     """What the trial of one test has shown."""
 
     test: str
@@ -92,7 +92,7 @@ class Trial:
         self._lines = lines
         self._exits: dict[int, Exit] = {}
         self._scenarios: list[Scenario] = []  # what the test asks for
-        self._honest = Outcome("passes")
+        self._honest = Replayed("passes")
         function = getattr(item.obj, "__func__", item.obj)
         self._code = function.__code__
         self._best = NOTICES if _asserts(self._code) else BY_HELPER
@@ -107,13 +107,13 @@ class Trial:
         ask: Sequence[str] = (),
         full: bool = False,
         until: Assert | None = None,
-    ) -> Finding:
+    ) -> TrialResult:
         """Stops at the first lie that the test notices; with `full` it tells all, with `until` it goes on to a place.
 
         `survive` says that the test's clause asks for no more than that the machine goes on. `ask` names lies that are
         told in any case, for the universal checks.
         """
-        finding = Finding(self._recorded.test, self._recorded.target, SKIPPED)
+        finding = TrialResult(self._recorded.test, self._recorded.target, SKIPPED)
         if self._recorded.verdict == "SKIP":
             return finding
         if self._recorded.news == "known" and self._recorded.verdict in DIED and not self._recorded.packed:
@@ -150,7 +150,7 @@ class Trial:
             self._ask_universal_checks(finding, hello, calls, what)
         return finding
 
-    def _be_honest(self, finding: Finding, hello: Hello, calls: Calls) -> bool:
+    def _be_honest(self, finding: TrialResult, hello: Hello, calls: Calls) -> bool:
         """The honest replay must end as the recorded run did."""
         if self._strange:
             finding.state, finding.reason = UNREPLAYABLE, f"it uses the fixture {', '.join(self._strange)}"
@@ -196,7 +196,7 @@ class Trial:
         finally:
             sys.settrace(before)
 
-    def _tell(self, finding: Finding, hello: Hello, calls: Calls, lie: Lie) -> Outcome:
+    def _tell(self, finding: TrialResult, hello: Hello, calls: Calls, lie: Lie) -> Replayed:
         told = [*calls[: lie.call], lie.records, *calls[lie.call + 1 :]]
         outcome = self._play(hello, told)
         finding.replays += 1
@@ -213,20 +213,20 @@ class Trial:
             finding.universal[clause] = finding.universal.get(clause, 0) + 1
         return outcome
 
-    def _ask_universal_checks(self, finding: Finding, hello: Hello, calls: Calls, what: str) -> None:
+    def _ask_universal_checks(self, finding: TrialResult, hello: Hello, calls: Calls, what: str) -> None:
         named = (lie for lie in lies_of(calls, self._exits) if lie.what == what)
         for lie in islice(named, TELLINGS_MAX):
             if self._tell(finding, hello, calls, lie).universal - self._honest.universal:
                 return
 
-    def _notices_loss(self, finding: Finding, hello: Hello, calls: Calls) -> bool:
+    def _notices_loss(self, finding: TrialResult, hello: Hello, calls: Calls) -> bool:
         finding.lied.add("target lost")
         finding.replays += 1
         return self._play(hello, calls, lost_at=len(self._scenarios) - 1).what == "lost"
 
     def _play(
         self, hello: Hello, calls: Calls, *, reached: set[Assert] | None = None, lost_at: int | None = None
-    ) -> Outcome:
+    ) -> Replayed:
         """One replay; `reached` is given to the honest one, from which is learnt what the test does."""
         session = ReplaySession(hello, calls, lost_at=lost_at)
         l1 = ReplayL1(session, self._assembler, on_exit=None if reached is None else self._exits.__setitem__)
@@ -252,7 +252,7 @@ class Trial:
             what, reason = "broke", f"{type(error).__name__}: {error}".splitlines()[0][:200]
         if reached is not None:
             self._scenarios = session.scenarios
-        return Outcome(what, reason, place, own, frozenset(l1.universal), frozenset(l1.tallies))
+        return Replayed(what, reason, place, own, frozenset(l1.universal), frozenset(l1.tallies))
 
     def _where(self, error: AssertionError) -> tuple[Place | None, bool]:
         """The place of the failed assertion, if it stands in the suites, and whether in the test itself."""

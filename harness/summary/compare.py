@@ -46,7 +46,7 @@ class ClauseDifference:
         return [cell for cell in self.cells if cell.kind is kind]
 
 
-def compare(left: Iterable[Result], right: Iterable[Result]) -> list[ClauseDifference]:
+def compare_runs(left: Iterable[Result], right: Iterable[Result]) -> list[ClauseDifference]:
     """Every clause that deviates in at least one of two runs, by its name."""
     first, second = _judged(left), _judged(right)
     ran = _ran(first), _ran(second)

@@ -115,7 +115,7 @@ class Comparison:
         }
 
 
-def compare(summaries: Mapping[str, Summary], *, same: bool = True) -> Comparison:
+def compare_repeats(summaries: Mapping[str, Summary], *, same: bool = True) -> Comparison:
     """Compares runs by name, in their order. `same`: they were asked to run the same tests."""
     told = list(summaries.values())
     by_test = [{(o.test, o.target): o for o in summary.outcomes} for summary in told]

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.svm.cpuid import Cpuid
-from harness.svm.rule import Check, Finding, Rule, State
+from harness.svm.rule import Rule, RuleEntry, Ruling, State
 from harness.svm.rules_control import CONTROL_RULES
 from harness.svm.rules_state import STATE_RULES
 from harness.svm.vmcb import Vmcb
 
 __all__ = ["CHECKS", "Rule", "broken_rules", "vmcb_address_is_legal"]
 
-CHECKS: tuple[Check, ...] = (*STATE_RULES, *CONTROL_RULES)
+CHECKS: tuple[RuleEntry, ...] = (*STATE_RULES, *CONTROL_RULES)
 """Every rule, in the order they are reported."""
 
 
@@ -37,8 +37,8 @@ def broken_rules(
     broken: list[Rule] = []
     for check in CHECKS:
         finding = check.predicate(state)
-        if finding is not Finding.KEPT:
-            broken.append(check.rule(certain=finding is Finding.BROKEN))
+        if finding is not Ruling.KEPT:
+            broken.append(check.rule(certain=finding is Ruling.BROKEN))
     return broken
 
 

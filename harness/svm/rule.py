@@ -32,7 +32,7 @@ class Rule:
         return f"{self.clause}: {self.text} (APM2 {self.apm}){'' if self.certain else ', not certain'}"
 
 
-class Finding(Enum):
+class Ruling(Enum):
     """What a rule says of a VMCB."""
 
     KEPT = "kept"
@@ -40,9 +40,9 @@ class Finding(Enum):
     UNSURE = "unsure"
 
 
-def broken_if(broken: object, unsure: object = False) -> Finding:
+def broken_if(broken: object, unsure: object = False) -> Ruling:
     """BROKEN if `broken`, else UNSURE if `unsure`, else KEPT."""
-    return Finding.BROKEN if broken else Finding.UNSURE if unsure else Finding.KEPT
+    return Ruling.BROKEN if broken else Ruling.UNSURE if unsure else Ruling.KEPT
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class State:
         return self.cpuid.has("NP") and self["np_enable"] == 1
 
 
-Predicate = Callable[[State], Finding]
+Predicate = Callable[[State], Ruling]
 
 
 @dataclass(frozen=True)
-class Check:
+class RuleEntry:
     """A rule with its predicate."""
 
     id: str
@@ -109,7 +109,7 @@ class Check:
         return Rule(self.id, self.text, self.apm, self.clause, certain)
 
 
-Registry = list[Check]
+Registry = list[RuleEntry]
 CHECKS_SECTION = "15.5.1"  # Canonicalization and Consistency Checks
 
 
@@ -118,7 +118,7 @@ def adds_to(registry: Registry) -> Callable[..., Callable[[Predicate], Predicate
 
     def rule(id: str, text: str, apm: str = CHECKS_SECTION) -> Callable[[Predicate], Predicate]:
         def add(predicate: Predicate) -> Predicate:
-            registry.append(Check(id, text, apm, predicate))
+            registry.append(RuleEntry(id, text, apm, predicate))
             return predicate
 
         return add

@@ -47,7 +47,7 @@ def summaries(tmp_path: Path, *runs: dict[str, tuple[str, str]]) -> dict[str, Su
 
 
 def test_runs_that_agree_are_steady(tmp_path: Path) -> None:
-    found = flaky.compare(summaries(tmp_path, *[{"t::a": PASS, "t::b": KNOWN}] * 3))
+    found = flaky.compare_repeats(summaries(tmp_path, *[{"t::a": PASS, "t::b": KNOWN}] * 3))
 
     assert (found.tests, list(found.flaky)) == (2, [])
     assert found.sentence == "3 runs, 2 tests compared: the same verdicts in every run"
@@ -67,7 +67,7 @@ def test_runs_that_agree_are_steady(tmp_path: Path) -> None:
 def test_a_test_that_does_not_is_named_with_what_each_run_said(
     tmp_path: Path, said: Sequence[tuple[str, str]], told: str
 ) -> None:
-    found = flaky.compare(summaries(tmp_path, *({"t::a": each, "t::steady": PASS} for each in said)))
+    found = flaky.compare_repeats(summaries(tmp_path, *({"t::a": each, "t::steady": PASS} for each in said)))
 
     assert [(each.test, each.told) for each in found.flaky] == [("t::a", told)]
     assert "1 flaky" in found.sentence
@@ -81,18 +81,18 @@ def test_what_a_run_that_was_cut_short_did_not_come_to_does_not_differ(tmp_path:
     whole = {"t::a": PASS, "t::b": PASS}
     records = [written(tmp_path / "1", whole), written(tmp_path / "2", {"t::a": PASS}, end=False)]
 
-    found = flaky.compare({folder.name: summarise(load(folder / "run.jsonl")) for folder in records})
+    found = flaky.compare_repeats({folder.name: summarise(load(folder / "run.jsonl")) for folder in records})
 
     assert not found.flaky
     assert list(found.notes) == ["2 was cut short: compared as far as it goes"]
 
 
 def test_what_a_whole_run_does_not_hold_differs(tmp_path: Path) -> None:
-    found = flaky.compare(summaries(tmp_path, {"t::a": PASS, "t::b": PASS}, {"t::a": PASS}))
+    found = flaky.compare_repeats(summaries(tmp_path, {"t::a": PASS, "t::b": PASS}, {"t::a": PASS}))
 
     assert [each.told for each in found.flaky] == ["PASS in run 1; absent in run 2"]
 
-    found = flaky.compare(dict(zip(found.names, found.summaries, strict=True)), same=False)
+    found = flaky.compare_repeats(dict(zip(found.names, found.summaries, strict=True)), same=False)
     assert (list(found.flaky), list(found.notes)) == ([], ["tests in one run only: 1"])
 
 
@@ -102,7 +102,7 @@ def test_an_interrupted_run_may_lack_tests(tmp_path: Path) -> None:
     with Writer(second / "run.jsonl") as writer:
         writer.write(Interrupted(reason="SIGINT"))
 
-    assert not flaky.compare({f.name: summarise(load(f / "run.jsonl")) for f in (first, second)}).flaky
+    assert not flaky.compare_repeats({f.name: summarise(load(f / "run.jsonl")) for f in (first, second)}).flaky
 
 
 @pytest.mark.parametrize(("numbers", "told"), [([1], "1"), ([1, 2, 3], "1-3"), ([1, 3, 4, 9], "1, 3-4, 9"), ([], "")])
@@ -111,7 +111,7 @@ def test_numbers_are_told_as_spans(numbers: list[int], told: str) -> None:
 
 
 def test_the_page_links_to_the_runs_and_shows_nothing_raw(tmp_path: Path) -> None:
-    page = render_flaky(flaky.compare(summaries(tmp_path, {"t::<i>a": PASS}, {"t::<i>a": FAIL})))
+    page = render_flaky(flaky.compare_repeats(summaries(tmp_path, {"t::<i>a": PASS}, {"t::<i>a": FAIL})))
 
     assert '<a href="2/index.html">' in page
     assert "&lt;b&gt;did&lt;/b&gt; otherwise" in page

@@ -14,7 +14,7 @@ from harness.command import main
 from harness.hosts import facts as facts_module
 from harness.hosts.connection import Connection
 from harness.hosts.cpu_bits import of_cpuinfo, of_edx, of_xen_log
-from harness.hosts.doctor import Finding, findings, ready
+from harness.hosts.doctor import HostFinding, findings, ready
 from harness.hosts.facts import ask, commands
 from harness.hosts.spec import HostSpec
 from tests.hosts.sshd import Sshd
@@ -61,7 +61,7 @@ SPEC = HostSpec("zen3-a")
 XEN_SPEC = HostSpec("zen3-x", l0="xen")
 
 
-def wrong(facts: Mapping[str, str], spec: HostSpec, **changed: str) -> list[Finding]:
+def wrong(facts: Mapping[str, str], spec: HostSpec, **changed: str) -> list[HostFinding]:
     """What is found missing with these answers changed."""
     return [finding for finding in findings({**facts, **changed}, spec) if finding.ok is False]
 

@@ -16,7 +16,7 @@ import pytest
 
 from harness.machine import process
 from harness.machine.base import TargetError
-from harness.machine.process import Child, Record, reap_leftovers, start_time, state_directory
+from harness.machine.process import Child, ChildRecord, reap_leftovers, start_time, state_directory
 
 ROOT = Path(__file__).parents[2]
 SLEEP = ["sleep", "300"]
@@ -146,7 +146,7 @@ def test_a_run_killed_while_it_starts_an_emulator_leaves_none(tmp_path: Path, mo
 
 
 def write_record(pid: int, *, owner: list[int], argv: list[str], files: tuple[Path, ...] = ()) -> None:
-    record = Record.new(argv, files)
+    record = ChildRecord.new(argv, files)
     record.content["owner"] = owner
     record.write(pid)
 

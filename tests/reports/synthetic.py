@@ -18,8 +18,8 @@ from harness.record import (
     Fresh,
     HostInfo,
     Interrupted,
+    Line,
     NsvmInfo,
-    Record,
     Result,
     Row,
     RunStart,
@@ -136,9 +136,9 @@ class Maker:
     def text(self) -> str:
         return self.rng.choice(HOSTILE) if self.hostile else "no noise"
 
-    def records(self, *, end: bool = True) -> list[Record]:
+    def records(self, *, end: bool = True) -> list[Line]:
         """The whole run."""
-        out: list[Record] = [
+        out: list[Line] = [
             RunStart(
                 run_id="20261122-204512-7f3a",
                 started="2026-11-22T20:45:12+01:00",
@@ -155,7 +155,7 @@ class Maker:
             out.append(self.end(out))
         return out
 
-    def end(self, records: list[Record]) -> End:
+    def end(self, records: list[Line]) -> End:
         results = [r for r in records if isinstance(r, Result)]
         news = Counter(r.news for r in results if r.verdict not in ("ERROR", "MISS"))
         lost = any(r.verdict in ("ERROR", "MISS") for r in results)
@@ -169,10 +169,10 @@ class Maker:
             mended=news["mended"],
         )
 
-    def _target(self, target: str) -> list[Record]:
+    def _target(self, target: str) -> list[Line]:
         edx = 0x1001_0001 if target == "qemu-tcg" else 0x0000_144B
         noise = self.text() if self.hostile else ""
-        out: list[Record] = [
+        out: list[Line] = [
             TargetInfo(
                 target=target,
                 worker=worker,
@@ -282,7 +282,7 @@ class Maker:
         )
 
 
-def write(path: Path, records: Sequence[Record]) -> Path:
+def write(path: Path, records: Sequence[Line]) -> Path:
     """Write a run record to `path`."""
     with Writer(path) as writer:
         for record in records:
@@ -290,7 +290,7 @@ def write(path: Path, records: Sequence[Record]) -> Path:
     return path
 
 
-def summary_of(path: Path, maker: Maker, change: Callable[[list[Record]], None] | None = None) -> Summary:
+def summary_of(path: Path, maker: Maker, change: Callable[[list[Line]], None] | None = None) -> Summary:
     """Make a run, change its records, write and read it, and count it."""
     records = maker.records()
     if change is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.record import ClauseInfo, CodeLine, Evidence, Record, Result, Row, collect, load
+from harness.record import ClauseInfo, CodeLine, Evidence, Line, Result, Row, collect, load
 from harness.summary import summarise
 from reports import render_all
 from reports.html import render_html
@@ -63,9 +63,9 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", "".join(self.text))
 
 
-def _hostile_everywhere() -> list[Record]:
+def _hostile_everywhere() -> list[Line]:
     """Each hostile text in each field that takes text."""
-    out: list[Record] = []
+    out: list[Line] = []
     for number, text in enumerate(HOSTILE):
         maker = Maker(seed=number)
         base = next(r for r in maker.records(end=False) if isinstance(r, Result) and r.evidence)
@@ -286,7 +286,7 @@ def test_an_empty_record_claims_nothing(pages: dict[str, str]) -> None:
 
 
 def test_a_contradiction_is_on_the_page(tmp_path: Path) -> None:
-    def lose(records: list[Record]) -> None:
+    def lose(records: list[Line]) -> None:
         records.remove(next(r for r in records if isinstance(r, Result)))
 
     text = render_html(summary_of(tmp_path / "run.jsonl", quiet(), lose))
@@ -330,7 +330,7 @@ def test_a_big_run_stays_small(tmp_path: Path) -> None:
         log="l" * 60_000,
     )
 
-    def grow(records: list[Record]) -> None:
+    def grow(records: list[Line]) -> None:
         del records[-1]
         for c in range(300):
             records.append(

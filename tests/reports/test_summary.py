@@ -16,7 +16,7 @@ from harness.record import (
     ClauseInfo,
     End,
     Fresh,
-    Record,
+    Line,
     Result,
     Run,
     TargetInfo,
@@ -38,8 +38,8 @@ def _result(verdict: str = "PASS", news: str = "ok", test: str = "s/a.py::test_a
     return Result(test=test, target="t", verdict=verdict, news=news, **{"clauses": ("core.a",), **more})
 
 
-def _run(*records: Record, end: bool = True) -> Run:
-    closing: list[Record] = [End(finished="", duration_s=0, exit_status=0)] if end else []
+def _run(*records: Line, end: bool = True) -> Run:
+    closing: list[Line] = [End(finished="", duration_s=0, exit_status=0)] if end else []
     run = collect([*CLAUSES, *records])
     if closing:
         counts = Counter(r.verdict for r in run.results)
@@ -311,7 +311,7 @@ def test_a_target_that_booted_and_tested_nothing_is_named() -> None:
 
 
 def test_lines_that_are_missing_are_noticed(tmp_path: Path) -> None:
-    def lose(records: list[Record]) -> None:
+    def lose(records: list[Line]) -> None:
         records.remove(next(r for r in records if isinstance(r, Result) and r.verdict == "FAIL"))
 
     summary = summary_of(tmp_path / "run.jsonl", quiet(), lose)
@@ -321,7 +321,7 @@ def test_lines_that_are_missing_are_noticed(tmp_path: Path) -> None:
 
 
 def test_an_end_that_claims_success_is_noticed(tmp_path: Path) -> None:
-    def lie(records: list[Record]) -> None:
+    def lie(records: list[Line]) -> None:
         end = records[-1]
         assert isinstance(end, End)
         records[-1] = replace(end, exit_status=0, new=0)
@@ -375,7 +375,7 @@ def test_a_target_without_cpuid_claims_nothing() -> None:
 
 
 def test_an_interrupted_run_with_an_end_is_not_cut_short(tmp_path: Path) -> None:
-    def stop(records: list[Record]) -> None:
+    def stop(records: list[Line]) -> None:
         records.insert(-1, interrupted())
 
     summary = summary_of(tmp_path / "run.jsonl", quiet(), stop)

@@ -51,7 +51,7 @@ from harness.sensitivity.replay import (
     read_answers,
 )
 from harness.sensitivity.report import ANOTHER_CPUID, DEVIATES, IDLE, NEVER, NOT_REPLAYED, Report, render
-from harness.sensitivity.trial import NOTHING, NOTICES, SEEN, SKIPPED, UNREPLAYABLE, Finding, Trial
+from harness.sensitivity.trial import NOTHING, NOTICES, SEEN, SKIPPED, UNREPLAYABLE, Trial, TrialResult
 from harness.svm import Cpuid
 from tests.run.test_plugin import ROOT, suite  # noqa: F401  # a fixture
 
@@ -367,12 +367,12 @@ def test_nothing_is_told_of_answers_that_the_test_did_not_ask_for():
 def sound_report():
     report = Report(asserts=[ONE])
     report.universal.update(UNIVERSAL_CHECKS)
-    report.tests = {state: Finding(state, "fake", state) for state in (NOTICES, SEEN, SKIPPED)}
+    report.tests = {state: TrialResult(state, "fake", state) for state in (NOTICES, SEEN, SKIPPED)}
     return report
 
 
 def with_tests(report, state):
-    report.tests[state] = Finding(state, "fake", state, "its reason")
+    report.tests[state] = TrialResult(state, "fake", state, "its reason")
 
 
 DEFECTS = {

@@ -8,7 +8,7 @@ import pytest
 
 from harness.command import main
 from harness.record import Check, Result, Writer
-from harness.summary.compare import Kind, compare
+from harness.summary.compare import Kind, compare_runs
 
 
 def result(test: str, verdict: str, reason: str = "", **universal: str) -> Result:
@@ -20,7 +20,7 @@ def result(test: str, verdict: str, reason: str = "", **universal: str) -> Resul
 
 
 def kinds(left: list[Result], right: list[Result]) -> dict[tuple[str, str], Kind]:
-    return {(each.clause, cell.test): cell.kind for each in compare(left, right) for cell in each.cells}
+    return {(each.clause, cell.test): cell.kind for each in compare_runs(left, right) for cell in each.cells}
 
 
 def test_the_same_answer_and_another_one() -> None:
@@ -58,7 +58,7 @@ def test_a_universal_check_that_did_not_fire_has_passed() -> None:
 
 
 def test_what_passes_in_both_is_not_there() -> None:
-    assert compare([result("a", "PASS")], [result("a", "PASS")]) == []
+    assert compare_runs([result("a", "PASS")], [result("a", "PASS")]) == []
 
 
 def test_a_record_of_several_targets_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
