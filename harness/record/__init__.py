@@ -27,6 +27,7 @@ from harness.record.kinds import (
     Result,
     Row,
     RunStart,
+    Scope,
     TargetInfo,
     Universal,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "Row",
     "Run",
     "RunStart",
+    "Scope",
     "TargetInfo",
     "Universal",
     "Writer",

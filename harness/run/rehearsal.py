@@ -1,8 +1,8 @@
 """Collects the assembly snippets of a run before it starts, so that all are assembled in few processes.
 
-A test's function is called with a stand-in for L1 that notes the code it is given and stops the test at the first
-thing that
-needs a target. What a test assembles later than that is assembled when it is met.
+A test's function is called with a stand-in for L1 that notes the code it is given and stops the test at the first thing
+that needs a target. What a test assembles later than that is assembled when it is met. A misspelt intercept is found
+here already.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import pytest
 from harness.guest.guest import BITS
 from harness.guest.l1 import BLOBS
 from harness.judge.code import user_text
+from harness.names import UnknownName
 from harness.scenario import places
 from harness.scenario.asm import Assembler, Snippet
+from harness.svm import intercept_bit
 
 SNIPPETS_MAX = 50_000
 
@@ -33,7 +35,11 @@ class _StandIn:
     def __init__(self, snippets: list[Snippet]) -> None:
         self._snippets = snippets
 
-    def guest(self, code: str, *, mode: str = "long64", **_: Any) -> _GuestStandIn:
+    def guest(self, code: str, *, mode: str = "long64", **more: Any) -> _GuestStandIn:
+        for names in (more.get("intercept"), more.get("no_intercept")):
+            if isinstance(names, tuple | list | set | frozenset):  # what can be read once belongs to the test
+                for name in names:
+                    intercept_bit(name)
         self._snippets.append(Snippet(code, BITS[mode], 0 if mode == "real16" else places.GUEST_CODE))
         return _GuestStandIn(self._snippets)
 
@@ -65,9 +71,10 @@ class _GuestStandIn(_StandIn):
         raise _Stop
 
 
-def rehearse(items: Iterable[pytest.Item], assembler: Assembler) -> None:
-    """Assembles what the tests will ask for."""
+def rehearse(items: Iterable[pytest.Item], assembler: Assembler) -> dict[pytest.Item, UnknownName]:
+    """Assembles what the tests will ask for; gives those that name what does not exist."""
     snippets: list[Snippet] = []
+    wrong: dict[pytest.Item, UnknownName] = {}
     for item in items:
         if not isinstance(item, pytest.Function) or "l1" not in item.fixturenames or len(snippets) > SNIPPETS_MAX:
             continue
@@ -77,8 +84,11 @@ def rehearse(items: Iterable[pytest.Item], assembler: Assembler) -> None:
             continue  # it uses another fixture, which only a real run can give
         try:
             item.obj(l1=_StandIn(snippets), **{name: parameters[name] for name in needed - {"l1"}})
+        except UnknownName as error:
+            wrong[item] = error
         except Exception:
             continue
         except pytest.skip.Exception:
             continue
     assembler.prefetch(snippets)
+    return wrong

@@ -12,11 +12,13 @@ from pathlib import Path
 from harness.guest.l1 import Tally
 from harness.judge.baseline import Baseline
 from harness.judge.clauses import Clause, load_clauses
+from harness.judge.offers import Offers, offers_at
 from harness.link.hello import Hello
 from harness.link.session import Session
 from harness.machine.base import Target, TargetError, TargetOptions
 from harness.machine.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
+from harness.run.options import RunOptions
 from harness.scenario.asm import Assembler
 from harness.targets import create
 
@@ -28,29 +30,30 @@ class SetupError(Exception):
     """Something is missing before anything can run. The text is one line for people."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of a run."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(RunOptions):
+    """The options of a run, and where it runs."""
 
     target: str
     out: Path
     root: Path = ROOT  # holds suites/ and baselines/
     worker: str = "main"
-    qemu: str | None = None
-    bochs: str | None = None
-    lane: str = "auto"
-    fresh_boot: str = "dirty"
     cpus: int = 1
-    dangerous: bool = False
-    baseline: Path | None = None
-    cpu_model: str | None = None
-    without: tuple[str, ...] = ()
-    baud: int | None = None
 
     def baseline_of(self, target: Target) -> Baseline:
         """The known deviations of the target at its version. Raises BaselineError."""
-        paths = [self.baseline] if self.baseline else [self.root / "baselines" / f"{n}.toml" for n in target.baselines]
-        return Baseline.load_all(paths, target.version_tuple)
+        return Baseline.load_all(self._baseline_files(target), target.version_tuple)
+
+    def offers_of(self, target: Target) -> Offers | None:
+        """The bits that the target must offer at its version, if its baselines say. Raises BaselineError."""
+        return offers_at(self._baseline_files(target), target.version_tuple)
+
+    def _baseline_files(self, target: Target) -> list[Path]:
+        return [self.baseline] if self.baseline else [self.root / "baselines" / f"{n}.toml" for n in target.baselines]
+
+    def rerun(self, test: str) -> str:
+        """The command that runs one test again; without one, all of it."""
+        return f"./nsvm run --target {shlex.quote(self.target)}{self.again} {shlex.quote(test) if test else ''}".strip()
 
     def options(self, workdir: Path, cpus: int) -> TargetOptions:
         """What the run says about its target."""
@@ -58,12 +61,8 @@ class Settings:
             workdir=workdir,
             executor_elf=EXECUTOR / "executor.elf",
             disk_image=EXECUTOR / "disk.img",
-            qemu_path=self.qemu,
-            bochs_path=self.bochs,
             cpus=cpus,
-            throttle_baud=self.baud,
-            cpu_model=self.cpu_model,
-            without=self.without,
+            **self.for_target(),
         )
 
 
@@ -112,16 +111,7 @@ class Worker:
 
     def rerun(self, test: str) -> str:
         """The command that runs one test again."""
-        given = {
-            "--qemu": self.settings.qemu,
-            "--bochs": self.settings.bochs,
-            "--cpu": self.settings.cpu_model,
-            "--without": ",".join(self.settings.without),
-            "--baud": str(self.settings.baud or ""),
-        }
-        extra = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
-        extra += " --dangerous" * self.settings.dangerous
-        return f"./nsvm run --target {shlex.quote(self.settings.target)}{extra} {shlex.quote(test)}"
+        return self.settings.rerun(test)
 
     def write_target(self) -> None:
         """Writes down what the target is, as soon and as far as it is known."""
