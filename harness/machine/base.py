@@ -106,6 +106,14 @@ class Distant(Protocol):
         """Whether exit_reason() told of the way alone: the machine ran on, and no test has deviated."""
 
 
+@runtime_checkable
+class Tried(Protocol):
+    """A target that can be asked, within a second and without a guest, whether it takes its options."""
+
+    def try_options(self) -> None:
+        """Raises TargetError where what the user chose (a program, a CPU model) cannot start. One line for people."""
+
+
 class Target(Protocol):
     """One machine. start() may follow stop(): a fresh boot."""
 

@@ -15,7 +15,7 @@ from harness.judge.clauses import Clause, load_clauses
 from harness.judge.offers import Offers, offers_at
 from harness.link.hello import Hello
 from harness.link.session import Session
-from harness.machine.base import Target, TargetError, TargetOptions
+from harness.machine.base import Target, TargetError, TargetOptions, Tried
 from harness.machine.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
 from harness.run.options import RunOptions
@@ -181,6 +181,8 @@ def check_setup(settings: Settings) -> Target:
         if not missing:
             target.version()  # asks a host, which may not be there
             target.command_line()  # refuses options that mean nothing to it
+            if isinstance(target, Tried):
+                target.try_options()
             getattr(target, "claim", lambda: None)()  # a host that somebody else has
     except KeyError as error:
         raise SetupError(str(error.args[0])) from None

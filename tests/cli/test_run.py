@@ -209,7 +209,7 @@ def test_one_test_starts_one_machine(paths: list[str], workers: str, monkeypatch
 
 def test_what_pytest_refuses_is_one_line_and_no_report(pretend: Any, capsys: pytest.CaptureFixture[str]) -> None:
     says = "usage: __main__.py [options]\\n__main__.py: error: unrecognized arguments: --frobnicate"
-    status, out = pretend(f"print('ERROR: {says}'); sys.exit(4)")
+    status, _ = pretend(f"print('ERROR: {says}'); sys.exit(4)")
 
     said = capsys.readouterr()
     assert (status, said.out) == (2, "")
