@@ -1,15 +1,21 @@
-"""The public face of the harness: what a suite may import, with harness.svm and harness.scenario."""
+"""The public face of the harness: what a suite may import, with harness.svm and harness.scenario.
 
-from harness.guest.guest import Guest
-from harness.guest.l1 import L1
-from harness.judge.clauses import clause
-from harness.judge.code import CodeResult, MsrResult
-from harness.judge.exit import Exit
-from harness.judge.expect import AnyOf, Masked, Match, any_of, masked, sign_extended, unchanged, unwritten, written
-from harness.link.session import TargetLost
-from harness.svm import VMEXIT, Vmcb
+The names are those of harness/public.py.
+"""
 
-__all__ = [
-    "L1", "VMEXIT", "AnyOf", "CodeResult", "Exit", "Guest", "Masked", "Match", "MsrResult", "TargetLost", "Vmcb",
-    "any_of", "clause", "masked", "sign_extended", "unchanged", "unwritten", "written",
-]  # fmt: skip
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.public import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> object:
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}") is None:
+            public = import_module(f"{__name__}.public")
+            if name in public.__all__:
+                return getattr(public, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -97,7 +97,9 @@ class Counts:
     def summary(self) -> str:
         """The numbers that are not 0, in words."""
         states = ("new", "mended", "lost", "known", "skipped")
-        return ", ".join(f"{self.number(state)} {state}" for state in states if self.number(state)) or "nothing new"
+        return ", ".join(f"{self.number(state)} {state}" for state in states if self.number(state)) or (
+            "nothing new" if self.tests else "nothing yet"
+        )
 
 
 def _texts(value: object) -> list[str]:
@@ -149,7 +151,7 @@ class Lines:
             print("  ... more of these; the report has them all", file=self._stream, flush=True)
 
     def close(self) -> None:
-        if self._counts is not None:
+        if self._counts is not None and self._counts.tests:
             self._print(self._counts)
 
     def _print(self, counts: Counts) -> None:

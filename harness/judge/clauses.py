@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 CLASSES = ("mandatory", "conditional", "any-of", "implementation-defined", "survive")
 _KNOWN = {"id", "alias", "bit", "statement", "apm", "class", "condition", "trust", "hardware", "note", "universal"}
 
@@ -43,6 +41,8 @@ def clause(*ids: str) -> Callable[[F], F]:
         raise ClauseError("a test names at least one clause")
 
     def mark(function: F) -> F:
+        import pytest  # here: commands read clauses, and do without pytest
+
         marked: F = pytest.mark.clause(*ids)(function)
         return marked
 
