@@ -26,7 +26,8 @@ def short(scope: Scope | None, ran: int) -> str:
     if scope is None:
         return ""
     if scope.ended_by or scope.chosen_by:
-        return _of(ran if scope.ended_by else scope.chosen, scope.there or (scope.chosen if scope.ended_by else 0))
+        number, there = (ran, scope.there or scope.chosen) if scope.ended_by else (scope.chosen, scope.there)
+        return _of(number, there) + ("" if there else " only")
     return " ".join(["with", *scope.options]) if scope.options else ""
 
 
