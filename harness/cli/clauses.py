@@ -101,9 +101,10 @@ def collect(deadline_s: float = COLLECT_DEADLINE_S) -> list[dict[str, Any]]:
             raise HarnessError(f"collecting the tests was not done after {deadline_s} s") from None
         if not listing.exists() or done.returncode not in (0, NOTHING_RAN):
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            said = [line for line in lines if line.startswith(("ERROR", "E "))] or lines or ["no output"]
-            complaint = said[-1]
-            raise HarnessError(f"the suites cannot be collected: {complaint.removeprefix('ERROR: ')[:300]}")
+            raised = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")][-1:]
+            where = [line.removeprefix("ERROR").strip(": ") for line in lines if line.startswith("ERROR")][-1:]
+            complaint = ": ".join([*where, *raised]) or (lines[-1] if lines else "no output")
+            raise HarnessError(f"the suites cannot be collected: {complaint[:300]}")
         read: list[dict[str, Any]] = json.loads(listing.read_text())
         return read
 
