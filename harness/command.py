@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UserError, say
@@ -35,26 +36,19 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(EXIT_USAGE)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    from harness.bench import command as bench
-    from harness.cli import (
-        bless,
-        caps,
-        clauses,
-        compare,
-        doctor,
-        findings,
-        flaky,
-        new,
-        render,
-        run,
-        sensitivity,
-        sim,
-        targets,
-    )
-    from harness.project import selftest
+COMMANDS = {
+    **dict.fromkeys(("run", "flaky", "render", "compare", "bless", "findings", "clauses", "targets"), "harness.cli"),
+    **dict.fromkeys(("sim", "caps", "new", "doctor"), "harness.cli"),
+    "bench": "harness.bench",
+    "sensitivity": "harness.cli",
+    "test": "harness.project",
+}
+"""The commands in the order in which they are told, and where the module of each is."""
+_OTHER_NAMES = {"test": "selftest", "bench": "command"}
 
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The whole command line; `only`: with this command alone, so that the others need not be loaded."""
     common = common_options()  # not the same ones: set_defaults() changes those of its parser
     parser = Parser(
         prog="nsvm",
@@ -68,24 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nsvm {VERSION}")
     parser.set_defaults(no_install=False, debug=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (
-        run,
-        flaky,
-        render,
-        compare,
-        bless,
-        findings,
-        clauses,
-        targets,
-        sim,
-        caps,
-        new,
-        doctor,
-        bench,
-        sensitivity,
-        selftest,
-    ):
-        module.add(subparsers, common)
+    for name in [only] if only in COMMANDS else COMMANDS:
+        import_module(f"{COMMANDS[name]}.{_OTHER_NAMES.get(name, name)}").add(subparsers, common)
     for subparser in subparsers.choices.values():
         subparser.allow_abbrev = False
     return parser
@@ -112,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         at = arguments.index("--")
         arguments, rest = arguments[:at], arguments[at + 1 :]
     try:
-        parser = build_parser()
+        parser = build_parser(next((word for word in arguments if not word.startswith("-")), None))
         args, unknown = parser.parse_known_args(arguments)
         if unknown:
             where = f"nsvm {args.command}" if args.command else "nsvm"

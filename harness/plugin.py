@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,40 +12,26 @@ from typing import Any
 import pytest
 
 from harness.guest.l1 import L1
-from harness.judge.baseline import Baseline, BaselineError
+from harness.judge.baseline import BaselineError
 from harness.judge.clauses import ClauseError, load_clauses
-from harness.judge.verdict import DEVIATES
-from harness.machine import feature_mask
 from harness.machine.base import release
-from harness.record import (
-    LOST_VERDICTS,
-    BaselineRef,
-    Check,
-    ClauseInfo,
-    End,
-    HostInfo,
-    Interrupted,
-    NsvmInfo,
-    Result,
-    Run,
-    RunStart,
-    Verdict,
-    Writer,
-    load,
-)
+from harness.record import Result, Verdict
 from harness.run import order, rehearsal
 from harness.run.attempts import Attempts
-from harness.run.worker import ROOT, Settings, SetupError, Worker, check_setup
-from harness.scenario.asm import AssemblyError
+from harness.run.collection import add_reason, clauses_of, function_of, refuse, without_clause
+from harness.run.control import RECORDED, Control, last_line
+from harness.run.options import OptionError, RunOptions, add_options
+from harness.run.refused import Refusals
+from harness.run.scope import chosen_by, scope_of
+from harness.run.worker import Settings, SetupError, Worker, check_setup
 from harness.sensitivity import replay
-from harness.summary import OF_BASELINE, summarise
 from harness.targets import file_name
 from harness.targets import names as target_names
 from harness.version import VERSION
 
 WORKER = pytest.StashKey[Worker]()
-CONTROL = pytest.StashKey["Control"]()
-RECORDED = "nsvm-recorded"
+CONTROL = pytest.StashKey[Control]()
+DESELECTED = pytest.StashKey[int]()
 
 MARKERS = (
     "clause(id, ...): the clauses a test checks; the first one is the one it is about",
@@ -66,28 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nsvm", "nested SVM conformance")
     group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {', '.join(target_names())}")
     group.addoption("--nsvm-out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET)")
-    group.addoption(
-        "--fresh-boot",
-        choices=("always", "dirty", "never"),
-        default="dirty",
-        help="a boot for every test, or only after one that leaves state behind; never: nor to repeat a new deviation",
-    )
-    group.addoption("--qemu", metavar="PATH", help="the QEMU to test")
-    group.addoption("--bochs", metavar="PATH", help="the Bochs to test")
-    group.addoption("--cpu", metavar="MODEL", help="the CPU model of an emulated target, e.g. max,+svm,-npt")
-    group.addoption("--without", metavar="BITS", help="bits of Fn8000_000A EDX that L1 shall not see: NRIPS,VmcbClean")
-    group.addoption("--baud", type=int, metavar="N", help="make the console as slow as a serial line of N baud")
-    group.addoption(
-        "--lane",
-        choices=("auto", "serial"),
-        default="auto",
-        help="how requests travel: through shared memory where it can be, or over the serial line",
-    )
-    group.addoption("--dangerous", action="store_true", help="also run tests that can take an L0 host down")
-    group.addoption("--baseline", metavar="FILE", help="the known deviations (default: baselines/TARGET.toml)")
-    group.addoption(
-        "--shuffle", type=int, metavar="SEED", help="run the tests in another order, the one of this number"
-    )
+    add_options(group.addoption)
     group.addoption("--nsvm-answers", metavar="FILE", help="keep the target's answers for `nsvm sensitivity`")
     group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
 
@@ -99,26 +60,25 @@ def pytest_configure(config: pytest.Config) -> None:
     option = config.option
     if not option.target or option.nsvm_list or option.collectonly:
         return
-    if not hasattr(config, "workerinput"):
-        if not option.nsvm_out:
-            option.nsvm_out = str(
-                config.rootpath / "runs" / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{file_name(option.target)}"
-            )
-        try:
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(Refusals(config), "nsvm-refusals")
+    option.continue_on_collection_errors = True  # a broken file is a result of its own: the others are judged
+    try:
+        if not hasattr(config, "workerinput"):
+            if not option.nsvm_out:
+                name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{file_name(option.target)}"
+                option.nsvm_out = str(config.rootpath / "runs" / name)
             settings = _settings(config)
             target = check_setup(settings)
-            baseline = settings.baseline_of(target)
+            baseline, offers = settings.baseline_of(target), settings.offers_of(target)
             release(target)
             if option.nsvm_answers:
                 replay.begin(Path(option.nsvm_answers))
-            config.stash[CONTROL] = Control(config, baseline)
-        except (SetupError, ClauseError, BaselineError, replay.AnswersError, feature_mask.MaskError) as error:
-            raise pytest.UsageError(str(error)) from None
-    if hasattr(config, "workerinput") or not _distributed(config):
-        try:
+            config.stash[CONTROL] = Control(config, settings, baseline, offers)
+        if hasattr(config, "workerinput") or not _distributed(config):
             config.stash[WORKER] = Worker(_settings(config))
-        except (SetupError, ClauseError, BaselineError) as error:
-            raise pytest.UsageError(str(error)) from None
+    except (SetupError, ClauseError, BaselineError, OptionError, replay.AnswersError) as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -148,35 +108,68 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Gives a collection that failed its file, line and reason."""
+    report = yield
+    call: pytest.CallInfo[object] | None = getattr(report, "call", None)
+    if report.failed and call is not None and call.excinfo is not None:
+        add_reason(report, collector, call.excinfo.value)
+    return report
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Counts what was not chosen."""
+    for item in items[:1]:
+        before = item.config.stash.get(DESELECTED, 0)
+        item.config.stash[DESELECTED] = before + sum(_in_suites(each) for each in items)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuses tests without a clause and clauses that do not exist; lists and rehearses."""
+    """Takes out tests that name what does not exist, each as an error of its own; lists and rehearses."""
     suite_items = [item for item in items if _in_suites(item)]
     if not suite_items:
         return
+    if not config.option.nsvm_list and not config.option.target and not config.option.collectonly:
+        raise pytest.UsageError(f"say which target: --target {' or '.join(target_names())}")
     try:
-        known = load_clauses(config.rootpath / "suites")
-    except ClauseError as error:
-        raise pytest.UsageError(str(error)) from None
-    listed = []
-    for item in suite_items:
-        ids = _clauses_of(item)
-        unknown = [name for name in ids if name not in known]
-        if not ids or unknown:
-            wrong = f"names no clause that exists: {', '.join(unknown)}" if unknown else "names no clause"
-            raise pytest.UsageError(f"{item.nodeid} {wrong}; see README, how to add a clause")
-        listed.append({"test": item.nodeid, "clauses": ids})
+        wrong = without_clause(suite_items, load_clauses(config.rootpath / "suites"))
+    except ClauseError as wrong_file:
+        raise pytest.UsageError(str(wrong_file)) from None
+    first = {function_of(item): item for item in reversed(suite_items)}
+    for function, why in wrong.items():
+        if config.option.nsvm_list:
+            raise pytest.UsageError(f"{function} {why}")
+        refuse(first[function], function, why)
+    good = [item for item in suite_items if function_of(item) not in wrong]
     if config.option.nsvm_list:
+        listed = [{"test": item.nodeid, "clauses": clauses_of(item)} for item in good]
         Path(config.option.nsvm_list).write_text(json.dumps(listed))
         items.clear()
         return
-    if not config.option.target and not config.option.collectonly:
-        raise pytest.UsageError(f"say which target: --target {' or '.join(target_names())}")
-    if config.option.shuffle is not None:
-        order.shuffle(items, config.option.shuffle)
+    worker = config.stash.get(WORKER, None)
+    refused = rehearsal.rehearse(good, worker.assembler) if worker is not None else {}
+    for item, error in refused.items():
+        refuse(item, item.nodeid, str(error), clauses_of(item))
+    out = {id(item) for item in suite_items} - {id(item) for item in good} | {id(item) for item in refused}
+    items[:] = [item for item in items if id(item) not in out]
+    seed = RunOptions.of(config.option).shuffle
+    if seed is not None:
+        order.shuffle(items, seed)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Writes down how much of the suites is to be run."""
+    config = session.config
     worker = config.stash.get(WORKER, None)
     if worker is not None:
-        rehearsal.rehearse(suite_items, worker.assembler)
+        by = getattr(config, "workerinput", {}).get("nsvm_chosen_by")
+        by = chosen_by(config) if by is None else by
+        chosen = sum(_in_suites(item) for item in session.items)
+        worker.writer.write(scope_of(config, worker.settings, chosen, config.stash.get(DESELECTED, 0), by))
 
 
 @pytest.fixture
@@ -207,12 +200,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if worker is None or not isinstance(l1, L1):
         return None
     started = time.monotonic()
-    decided = Attempts(worker, pyfuncitem, l1, _clauses_of(pyfuncitem)).run()
+    decided = Attempts(worker, pyfuncitem, l1, clauses_of(pyfuncitem)).run()
     worker.writer.write(decided.result(time.monotonic() - started))
     if isinstance(l1, replay.RecordingL1):
         answers = Path(pyfuncitem.config.option.nsvm_answers)
         l1.keep(answers, pyfuncitem.nodeid, worker.settings.target, decided.verdict, decided.news)
     pyfuncitem.user_properties.append((RECORDED, decided.verdict))
+    if worker.session.given_up:
+        pyfuncitem.session.shouldstop = worker.session.given_up
     decided.raise_outcome()
     return True
 
@@ -231,156 +226,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
         worker.writer.write(
             Result(
                 test=item.nodeid, target=worker.settings.target, verdict=verdict, worker=worker.settings.worker,
-                clauses=_clauses_of(item), news="skipped" if report.skipped else "ok",
-                reason=_last_line(reason.removeprefix("Skipped: ")),
+                clauses=clauses_of(item), news="skipped" if report.skipped else "ok",
+                reason=last_line(reason.removeprefix("Skipped: ")),
             )
         )  # fmt: skip
         item.user_properties.append((RECORDED, verdict))
         report.user_properties.append((RECORDED, verdict))
-
-
-class Control:
-    """The process that owns the run: it begins and ends the record, and notes tests whose worker died."""
-
-    def __init__(self, config: pytest.Config, baseline: Baseline) -> None:
-        self._option = config.option
-        self._baseline = baseline
-        self._whole = _is_whole(config)
-        self._out = Path(config.option.nsvm_out)
-        self._writer = Writer(self._out / "run.jsonl")
-        self._started = time.monotonic()
-        self.interrupted = False
-        self._expected: set[str] = set()
-        self.path = self._out / "run.jsonl"
-        self._writer.write(
-            RunStart(
-                run_id=uuid.uuid4().hex[:12],
-                started=datetime.now(UTC).isoformat(timespec="seconds"),
-                argv=sys.argv,
-                nsvm=NsvmInfo(version=VERSION, **_commit()),
-                python=platform.python_version(),
-                host=HostInfo(os=platform.platform(), cpu=_cpu()),
-                shuffle=config.option.shuffle,
-            )
-        )
-        for stated in load_clauses(config.rootpath / "suites").values():
-            self._writer.write(
-                ClauseInfo(
-                    id=stated.id,
-                    bit=stated.bit,
-                    statement=stated.statement,
-                    alias=", ".join(stated.alias),
-                    apm=stated.apm,
-                    class_=stated.class_,
-                    condition=stated.condition,
-                    trust=stated.trust,
-                    hardware=stated.hardware,
-                    note=stated.note,
-                )
-            )
-        config.pluginmanager.register(self, "nsvm-control")
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Tells an xdist worker where the record is."""
-        node.workerinput["nsvm_out"] = str(self._out)
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Learns what is to be run, where it is run by this process."""
-        self._expect(item.nodeid for item in session.items)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        """Learns it from an xdist worker."""
-        self._expect(ids)
-
-    def _expect(self, tests: Iterable[str]) -> None:
-        self._expected.update(test for test in tests if test.startswith("suites/"))
-
-    def pytest_keyboard_interrupt(self) -> None:
-        """Writes down that the run was cut short."""
-        self.interrupted = True
-        self._writer.write(Interrupted(reason="Ctrl-C"))
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A report of a suite's test that no worker recorded means that the worker died over it."""
-        # xdist reports a test whose worker died as failed, with a phase of its own ("???").
-        recorded = any(name == RECORDED for name, _ in report.user_properties)
-        if recorded or report.passed or report.when == "teardown" or not report.nodeid.startswith("suites/"):
-            return
-        reason = _last_line(str(report.longrepr or "")) or "the worker died"
-        self._writer.write(Result(test=report.nodeid, target=self._option.target, verdict="ERROR", reason=reason[:400]))
-
-    def finish(self) -> None:
-        """Ends the record."""
-        run = load(self.path)
-        # However it was ended, by a second Ctrl-C too: a run that left tests out is one that was cut short.
-        left = self._expected - {result.test for result in run.results}
-        if left and not self.interrupted and not (self._option.maxfail or getattr(self._option, "stepwise", False)):
-            self.interrupted = True
-            self._writer.write(Interrupted(reason=f"{len(left)} of {len(self._expected)} tests were not run"))
-        if self._whole and not self.interrupted:
-            for result in _mended_everywhere(self._baseline, run, self._option.target):
-                self._writer.write(result)
-            run = load(self.path)
-        summary = summarise(run, ending=True)
-        self._writer.write(
-            End(
-                finished=datetime.now(UTC).isoformat(timespec="seconds"),
-                duration_s=round(time.monotonic() - self._started, 3),
-                exit_status=3 if self.interrupted else summary.exit_status,
-                counts=summary.counts,
-                new=summary.new,
-                known=summary.known,
-                mended=summary.mended,
-            )
-        )
-        self._writer.close()
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
-def _is_whole(config: pytest.Config) -> bool:
-    """True if all the suites were asked for, so that what was not seen is not there."""
-    option = config.option
-    all_of_it = (config.rootpath, config.rootpath / "suites")
-    asked = any((config.invocation_params.dir / argument).resolve() in all_of_it for argument in config.args)
-    fewer = ("without", "keyword", "markexpr", "lf", "maxfail", "deselect", "ignore", "ignore_glob", "stepwise")
-    return asked and not any(getattr(option, name, None) for name in fewer)
-
-
-def _mended_everywhere(baseline: Baseline, run: Run, target: str) -> Iterator[Result]:
-    """Known deviations that no test of a whole run has shown: of a whole clause, or of a universal check in tests that
-    are named. What a test says of a clause that it names itself was told with the test.
-    """
-    universal = {item.clause for item in run.universals if item.checked}
-    fired = {item.clause for item in run.universals if item.failed}
-    judged = universal | {check.clause for result in run.results for check in result.checks if check.verdict == "PASS"}
-    for entry in baseline.deviations:
-        if not entry.always or entry.clause not in (universal if entry.tests else judged):
-            continue
-        if not entry.tests and entry.clause in fired:
-            continue  # in an attempt that did not count
-        covered = [result for result in run.results if entry.covers(entry.clause, result.test)]
-        told = [check for result in covered for check in result.checks if check.clause == entry.clause]
-        if any(check.verdict in DEVIATES or (entry.tests and not check.universal) for check in told):
-            continue
-        verdicts = {result.verdict for result in covered} - {"SKIP"}
-        if entry.tests and (not verdicts or verdicts & LOST_VERDICTS):
-            continue
-        which = f" in {', '.join(entry.tests)}" if entry.tests else ""
-        reason = f"the baseline says that this clause deviates{which}; no test of this run has shown it"
-        reference = BaselineRef(reason=entry.reason, reference=entry.reference)
-        check = Check(clause=entry.clause, verdict="PASS", news="mended", baseline=reference, summary=reason)
-        test = f"{OF_BASELINE}{target}.toml::{entry.clause}{f'[{entry.tests[0]}]' if entry.tests else ''}"
-        yield Result(test=test, target=target, verdict="PASS", news="mended", reason=reason, checks=[check])
-
-
-def _clauses_of(item: pytest.Item) -> list[str]:
-    return list(dict.fromkeys(str(name) for mark in item.iter_markers("clause") for name in mark.args))
 
 
 def _in_suites(item: pytest.Item) -> bool:
@@ -392,45 +243,12 @@ def _distributed(config: pytest.Config) -> bool:
 
 
 def _settings(config: pytest.Config) -> Settings:
-    option = config.option
+    """The options of this process. Raises OptionError."""
     workerinput: dict[str, str] = getattr(config, "workerinput", {})
-    return Settings(
-        target=option.target,
-        out=Path(workerinput.get("nsvm_out") or option.nsvm_out),
+    return Settings.of(
+        config.option,
+        target=config.option.target,
+        out=Path(workerinput.get("nsvm_out") or config.option.nsvm_out),
         root=config.rootpath,
         worker=workerinput.get("workerid", "main"),
-        qemu=option.qemu,
-        bochs=option.bochs,
-        lane=option.lane,
-        fresh_boot=option.fresh_boot,
-        dangerous=option.dangerous,
-        baseline=Path(option.baseline) if option.baseline else None,
-        cpu_model=option.cpu,
-        without=feature_mask.parse(option.without or ""),
-        baud=option.baud,
-        shuffle=option.shuffle,
     )
-
-
-def _commit() -> dict[str, Any]:
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-__all__ = ["AssemblyError", "l1"]

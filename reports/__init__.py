@@ -9,8 +9,6 @@ from pathlib import Path
 
 from harness.record import FILE_NAME, load
 from harness.summary import Summary, summarise
-from reports.html import render_html
-from reports.junit import render_junit
 
 __all__ = ["Rendered", "render_all", "render_html", "render_junit"]
 
@@ -43,6 +41,20 @@ def render_all(
     if junit_path is not None:
         _write(junit_path, render_junit(summary))
     return Rendered(html_path, junit_path, summary)
+
+
+def render_html(summary: Summary) -> str:
+    """The page as text; see reports/html.py."""
+    from reports import html  # here and below: a command that finds the reports written has no use for jinja2
+
+    return html.render_html(summary)
+
+
+def render_junit(summary: Summary) -> bytes:
+    """The run as JUnit XML; see reports/junit.py."""
+    from reports import junit
+
+    return junit.render_junit(summary)
 
 
 def _place(base: Path, name: str, wanted: bool | str | os.PathLike[str]) -> Path | None:

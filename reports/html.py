@@ -121,7 +121,14 @@ def _cut_short(summary: Summary) -> list[str]:
 
 
 def _status(summary: Summary) -> tuple[str, str]:
-    """(kind, words) of the badge next to the title."""
+    """(kind, words) of the badge next to the title. A part never has the colour of the whole."""
+    kind, words = _status_of_all(summary)
+    if not summary.part_short:
+        return kind, words
+    return "part" if kind == "ok" else kind, f"{words}, {summary.part_short}"
+
+
+def _status_of_all(summary: Summary) -> tuple[str, str]:
     if summary.new:
         return "new", "new deviations" if summary.new > 1 else "new deviation"
     if summary.mended and not summary.unfinished:

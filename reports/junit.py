@@ -55,6 +55,7 @@ def _date(suite: ET.Element, summary: Summary) -> None:
 
 def _suite_properties(summary: Summary, target: TargetSummary) -> list[tuple[str, str]]:
     found = [("target", target.name), ("verdict", target.sentence)]
+    found += [("part", target.part)] if target.part else []
     start = summary.run.start
     if start is not None:
         dirty = " (modified)" if start.nsvm.dirty else ""
@@ -154,7 +155,8 @@ def _body(outcome: Outcome) -> str:
 
 
 def _run_suite(summary: Summary) -> ET.Element:
-    """The record itself as a testcase, so that nothing cut short, damaged or empty looks like success."""
+    """The record itself as a testcase, so that nothing cut short, damaged or empty looks like
+    success, and no part like the whole."""
     wrong = []
     if summary.cut_short:
         wrong.append("the record has no end: the run was killed or is still going")
@@ -163,11 +165,18 @@ def _run_suite(summary: Summary) -> ET.Element:
         wrong.append("the record holds no result")
     wrong += [p.text for p in summary.run.problems if p.grave]
     wrong += summary.contradictions
-    suite = ET.Element("testsuite", name="nsvm.run", tests="1", failures="0", errors=str(int(bool(wrong))), skipped="0")
+    parts = [(target.name, target.part) for target in summary.targets if target.part]
+    suite = ET.Element("testsuite", name="nsvm.run", tests=str(1 + len(parts)), failures="0")
+    suite.set("errors", str(int(bool(wrong))))
+    suite.set("skipped", str(len(parts)))
     _date(suite, summary)
     case = ET.SubElement(suite, "testcase", classname="nsvm.run", name="the record is whole and agrees with itself")
     case.set("time", "0.000")
     if wrong:
         text = block("\n".join(wrong), _BODY_MAX)
         ET.SubElement(case, "error", type="record", message=line(wrong[0], _REASON_MAX)).text = text
+    for target, part in parts:
+        name = f"all suites on {line(target)}"
+        case = ET.SubElement(suite, "testcase", classname="nsvm.run", name=name, time="0.000")
+        ET.SubElement(case, "skipped", message=line(f"this run is a part: {part}", _REASON_MAX))
     return suite

@@ -20,12 +20,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.cli.baseline_text import entries, replaced, string, texts
+from harness.cli.bless_offers import edx_of, file_of_offers, is_offer, with_offers
 from harness.cli.bless_values import lines_for, rows_of, with_values
 from harness.cli.clauses import collect
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
 from harness.cli.paths import ROOT
 from harness.cli.render import find_run
 from harness.judge.baseline import Baseline, BaselineError, Deviation, in_range
+from harness.judge.offers import CLAUSE
 from harness.record import BAD_VERDICTS, FILE_NAME, load
 from harness.summary import OF_BASELINE, Judged, Summary, TargetSummary, summarise
 
@@ -159,7 +161,8 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         new = [
             judged
             for judged in _found(summary, target.name, "new", args.clause)
-            if there.known(
+            if not is_offer(judged.clause)
+            and there.known(
                 judged.clause,
                 judged.outcome.test,
                 judged.verdict,
@@ -171,9 +174,12 @@ def propose(summary: Summary, args: argparse.Namespace, collected: Sequence[str]
         ]
         mended = _found(summary, target.name, "mended", args.clause)
         known = _found(summary, target.name, "known", [])
+        edx = edx_of(summary, target) if _wanted(CLAUSE, args.clause) else None
         for path in paths:
             before = path.read_text() if path.exists() else ""
             after = _forget(before, path, mended, known) if mended and before else before
+            if edx is not None and path == file_of_offers(paths, target.name):
+                after = with_offers(after, path, edx, _numbers(version), args.versions)
             for key, found in _grouped(new if path.stem == into else ()).items():
                 entry = _entry(
                     key, found, args.reason.strip(), reference, args.versions, summary, target.name, collected
@@ -235,8 +241,12 @@ def _found(summary: Summary, target: str, category: str, wanted: Sequence[str]) 
         for deviation in summary.deviations
         if deviation.target == target and deviation.category == category
         for judged in deviation.judged
-        if not wanted or any(fnmatchcase(judged.clause, pattern) for pattern in wanted)
+        if _wanted(judged.clause, wanted)
     ]
+
+
+def _wanted(clause: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatchcase(clause, pattern) for pattern in patterns)
 
 
 def _by_hand(summary: Summary, wanted: Sequence[str]) -> list[str]:

@@ -74,6 +74,10 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_NEW if without_test or without_clause else EXIT_OK
 
 
+NOTHING_RAN = 5
+"""The status of a pytest that collects and, as it was asked to, runs nothing."""
+
+
 def collect(deadline_s: float = COLLECT_DEADLINE_S) -> list[dict[str, Any]]:
     """All tests of the suites with the clauses they name, as pytest collects them; raises HarnessError."""
     with tempfile.TemporaryDirectory(prefix="nsvm-") as folder:
@@ -95,12 +99,12 @@ def collect(deadline_s: float = COLLECT_DEADLINE_S) -> list[dict[str, Any]]:
             )
         except subprocess.TimeoutExpired:
             raise HarnessError(f"collecting the tests was not done after {deadline_s} s") from None
-        if not listing.exists():
+        if not listing.exists() or done.returncode not in (0, NOTHING_RAN):
             lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            complaint = next(
-                (line for line in lines if line.startswith(("ERROR", "E "))), lines[-1] if lines else "no output"
-            )
-            raise HarnessError(f"the suites cannot be collected: {complaint.removeprefix('ERROR: ')[:300]}")
+            raised = [line.removeprefix("E").strip() for line in lines if line.startswith("E ")][-1:]
+            where = [line.removeprefix("ERROR").strip(": ") for line in lines if line.startswith("ERROR")][-1:]
+            complaint = ": ".join([*where, *raised]) or (lines[-1] if lines else "no output")
+            raise HarnessError(f"the suites cannot be collected: {complaint[:300]}")
         read: list[dict[str, Any]] = json.loads(listing.read_text())
         return read
 

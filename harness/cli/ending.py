@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, EXIT_USAGE, say
-from harness.cli.pytest_process import LOG_NAME, Ended
+from harness.cli.pytest_process import LOG_NAME, Ended, note_interruption
 from harness.cli.run_folder import short
-from harness.record import FILE_NAME, Interrupted, Writer, load
+from harness.record import FILE_NAME, load
 from harness.summary import summarise
 
 if TYPE_CHECKING:
@@ -26,11 +25,15 @@ def tell(out: Path, ended: Sequence[Ended], received: int | None, *, brief: bool
     """Writes the reports, prints the summary (`brief`: a sentence), and gives the exit status."""
     record = out / FILE_NAME
     if received is not None:
-        _note_interruption(record, received)
+        for end in ended:
+            note_interruption(end.folder / FILE_NAME, received)
+    problem = _problem(ended)
+    if problem is not None and problem[0] == EXIT_USAGE and received is None:
+        say(problem[1])
+        return EXIT_USAGE
     status = EXIT_OK
     if record.exists() and record.stat().st_size:
         status = _report(out, brief=brief)
-    problem = _problem(ended)
     if received is not None:
         return interrupted_status(received)
     if problem is not None:
@@ -52,16 +55,6 @@ def tell(out: Path, ended: Sequence[Ended], received: int | None, *, brief: bool
 def interrupted_status(received: int) -> int:
     """The exit status of a run that a signal ended."""
     return EXIT_INTERRUPTED if received == signal.SIGINT else EXIT_TERMINATED
-
-
-def _note_interruption(record: Path, number: int) -> None:
-    """The plugin writes it where it can; where pytest had to be killed it could not."""
-    with suppress(OSError):
-        if record.exists():
-            run = load(record)
-            if not run.interrupted and run.end is None:
-                with Writer(record) as writer:
-                    writer.write(Interrupted(reason=signal.Signals(number).name))
 
 
 def _report(out: Path, *, brief: bool) -> int:
@@ -93,16 +86,34 @@ def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:
         if end.complaint:
             return EXIT_HARNESS, f"{end.target}: {end.complaint}; its output: {log}"
         if end.status == PYTEST_USAGE:
-            return EXIT_USAGE, f"{end.target}: pytest: {_said(end.folder, 'ERROR')}"
-        if end.status == PYTEST_NO_TESTS:
+            return EXIT_USAGE, f"{end.target}: pytest: {_said(end.folder, ': error: ', 'ERROR')}"
+        if end.status == PYTEST_NO_TESTS and not _has_results(end.folder):
             return EXIT_USAGE, f"{end.target}: no test was chosen: nothing matches the paths and -k given"
         if end.status == PYTEST_INTERNAL:
             return EXIT_HARNESS, f"{end.target}: pytest: {_said(end.folder, 'INTERNALERROR')} (all of it: {log})"
-        if end.status == PYTEST_INTERRUPTED:
-            return EXIT_HARNESS, f"{end.target}: {_said(end.folder, 'ERROR', 'Exit:', '!!!')} (all of it: {log})"
+        if end.status == PYTEST_INTERRUPTED and (why := _why_interrupted(end.folder)):
+            return EXIT_HARNESS, f"{end.target}: {why} (all of it: {log})"
         if end.status < 0:
             return EXIT_HARNESS, f"{end.target}: pytest was killed by {signal.Signals(-end.status).name}"
     return None
+
+
+def _has_results(folder: Path) -> bool:
+    try:
+        return bool(load(folder / FILE_NAME).results)
+    except OSError:
+        return False
+
+
+def _why_interrupted(folder: Path) -> str:
+    """Why pytest ended before its tests were run; "" if it was meant to: `-x`."""
+    try:
+        run = load(folder / FILE_NAME)
+    except OSError:
+        return _said(folder, "ERROR", "Exit:", "!!!")
+    if run.interrupted:
+        return run.interrupted[0].reason
+    return "" if run.complete else _said(folder, "ERROR", "Exit:", "!!!")
 
 
 def _said(folder: Path, *words: str) -> str:
@@ -114,5 +125,5 @@ def _said(folder: Path, *words: str) -> str:
     for word in words:
         chosen = [line for line in lines if word in line]
         if chosen:
-            return chosen[-1].removeprefix("ERROR: ")[:300]
+            return chosen[-1].rpartition(": error: ")[2].removeprefix("ERROR: ")[:300]
     return lines[-1][:300] if lines else "no output"

@@ -21,10 +21,12 @@ def password_for(name: str) -> dict[str, str]:
 
     Raises UserError.
     """
+    if not _is_host(name):
+        return {}
     from harness.hosts.login import PASSWORD_VARIABLE, typed_passwords
     from harness.targets.reach import reached
 
-    if not _is_host(name) or os.environ.get(PASSWORD_VARIABLE) or sys.stdin is None or not sys.stdin.isatty():
+    if os.environ.get(PASSWORD_VARIABLE) or sys.stdin is None or not sys.stdin.isatty():
         return {}
     before = typed_passwords()
     try:
@@ -40,11 +42,11 @@ def password_for(name: str) -> dict[str, str]:
 
 def recovery_s(name: str) -> float:
     """How long bringing the host back may take, during which a run has nothing to say."""
+    if not _is_host(name):
+        return 0.0
     from harness.hosts.power import longest_recovery_s
     from harness.targets.reach import spec_of
 
-    if not _is_host(name):
-        return 0.0
     try:
         return longest_recovery_s(spec_of(name))
     except TargetError:

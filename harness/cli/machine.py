@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import STATIC_LIBC, Need, ensure, missing_build_tools
 from harness.cli.paths import LOG, ROOT, STATE
 from harness.machine.leftovers import WorkFolder
+from harness.run.options import add_options
 from harness.scenario.steps import MalformedAnswer, Record, Step, encode_list, split_records
 
 if TYPE_CHECKING:
@@ -225,11 +227,9 @@ def running(name: str, programs: Programs, *, use_lane: bool = True, **more: obj
             release(target)
 
 
-def program_arguments(group: object) -> None:
+def program_arguments(parser: argparse.ArgumentParser) -> None:
     """--qemu and --bochs."""
-    add = group.add_argument  # type: ignore[attr-defined]
-    add("--qemu", metavar="PATH", help="the qemu-system-x86_64 to use: your own build")
-    add("--bochs", metavar="PATH", help="the bochs to use: your own build")
+    add_options(parser.add_argument, only=("qemu", "bochs"))
 
 
 def programs_of(args: object) -> Programs:

@@ -45,7 +45,7 @@ class Plan:
         """The pytest for one target."""
         command = [PYTHON, "-m", "pytest", *self.paths, "--target", name, "--nsvm-out", str(folder), *self.options]
         if not self._rest_sets_workers():
-            command += ["-n", str(machine.default_workers(name) if self.workers is None else self.workers)]
+            command += ["-n", str(self._workers(name))]
         return [*command, *self.rest]
 
     def carry_out(self, out: Path, signals: Signals, *, brief: bool = False) -> int:
@@ -68,6 +68,14 @@ class Plan:
         if len(self.names) > 1:
             merge([out / file_name(name) / FILE_NAME for name in self.names], out / FILE_NAME)
         return ending.tell(out, ended, signals.received, brief=brief, raw=self.raw)
+
+    def _workers(self, name: str) -> int:
+        """How many workers; 0 where one test is named: pytest runs it itself, and starts one machine."""
+        if self.workers is not None:
+            return self.workers
+        if len(self.paths) == 1 and "::" in self.paths[0]:
+            return 0
+        return machine.default_workers(name)
 
     def _rest_sets_workers(self) -> bool:
         """True if the pytest arguments say how many workers, or ask for what needs one process."""

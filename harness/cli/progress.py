@@ -16,6 +16,7 @@ LINE_EVERY_S = 10.0
 SHOWN_MAX = 40
 LINE_MAX = 600
 REASON_MAX = 160
+PART_MAX = 80
 
 _COLLECTED = re.compile(rb"collected (\d+) items?(?: / \d+ deselected / (\d+) selected)?")
 _WORKERS = re.compile(rb"^\d+ workers? \[(\d+) items?\]", re.MULTILINE)
@@ -67,10 +68,20 @@ class Counts:
     total: int | None = None
     tests: dict[str, str] = field(default_factory=dict)
     """What is known of each test: "ok", "new", "known", "mended", "skipped" or "lost"."""
+    part: str = ""
+    """What makes it a part of the whole: "-k asid_zero", "--without NRIPS"."""
+
+    @property
+    def name(self) -> str:
+        """The target, and what part is run on it."""
+        return f"{self.target} ({self.part})" if self.part else self.target
 
     def take(self, record: dict[str, Any]) -> str | None:
         """Counts one record; gives a line to show at once if it is one a person waits for."""
         kind = record.get("kind")
+        if kind == "scope":
+            told = [*_texts(record.get("chosen_by")), *_texts(record.get("options"))]
+            self.part = line(" ".join(told), PART_MAX)
         if kind == "result":
             verdict, news = str(record.get("verdict", "")), str(record.get("news", ""))
             test = str(record.get("test", ""))
@@ -91,7 +102,13 @@ class Counts:
     def summary(self) -> str:
         """The numbers that are not 0, in words."""
         states = ("new", "mended", "lost", "known", "skipped")
-        return ", ".join(f"{self.number(state)} {state}" for state in states if self.number(state)) or "nothing new"
+        return ", ".join(f"{self.number(state)} {state}" for state in states if self.number(state)) or (
+            "nothing new" if self.tests else "nothing yet"
+        )
+
+
+def _texts(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
 
 
 class Display(Protocol):
@@ -139,7 +156,7 @@ class Lines:
             print("  ... more of these; the report has them all", file=self._stream, flush=True)
 
     def close(self) -> None:
-        if self._counts is not None:
+        if self._counts is not None and self._counts.tests:
             self._print(self._counts)
 
     def _print(self, counts: Counts) -> None:
@@ -147,7 +164,7 @@ class Lines:
         of = f"/{counts.total}" if counts.total else ""
         elapsed = self._last - self._started
         print(
-            f"{counts.target}: {len(counts.tests)}{of} tests, {counts.summary()}, {elapsed:.0f} s",
+            f"{counts.name}: {len(counts.tests)}{of} tests, {counts.summary()}, {elapsed:.0f} s",
             file=self._stream,
             flush=True,
         )
@@ -173,7 +190,7 @@ class Bar:
         self._progress.start()
 
     def show(self, counts: Counts) -> None:
-        description = counts.target if counts.tests else f"{counts.target}: booting"
+        description = counts.name if counts.tests else f"{counts.target}: booting"
         self._progress.update(
             self._task,
             description=description,

@@ -18,7 +18,7 @@ from harness.cli.console import say
 from harness.cli.paths import ROOT
 from harness.cli.progress import Bar, Counts, Display, Lines, Silent, Tail, planned_tests
 from harness.cli.signals import Signals
-from harness.record import FILE_NAME
+from harness.record import FILE_NAME, Interrupted, Writer, load
 
 LOG_NAME = "pytest.log"
 SILENCE_S = 900.0
@@ -147,8 +147,9 @@ class PytestProcess:
     def _stop(self, process: subprocess.Popen[bytes], signals: Signals) -> str:
         """Asks pytest to end its run, then insists."""
         already = signals.times
-        if signals.times:
+        if signals.received is not None:
             say("ending the run; once more ends it at once")
+            note_interruption(self._folder / FILE_NAME, signals.received)
         for number, grace_s in (
             (signal.SIGINT, STOP_GRACE_S),
             (signal.SIGTERM, TERMINATE_GRACE_S),
@@ -162,6 +163,17 @@ class PytestProcess:
                     return "" if number == signal.SIGINT else f"pytest had to be ended with {number.name}"
             already = signals.times
         return "pytest could not be ended"
+
+
+def note_interruption(record: Path, number: int) -> None:
+    """Writes down what ended a run before pytest is asked to end: that hears of a SIGINT, whatever it was here."""
+    with suppress(OSError):
+        if record.exists():
+            run = load(record)
+            if not run.interrupted and run.end is None:
+                reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+                with Writer(record) as writer:
+                    writer.write(Interrupted(reason=reason))
 
 
 def _kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -14,12 +14,11 @@ from harness.cli.console import UserError
 from harness.cli.host_run import password_for
 from harness.cli.plan import Plan
 from harness.cli.signals import Signals
-from harness.machine import feature_mask
+from harness.run.options import DIGITS_MAX, OptionError, RunOptions, add_options
 
 DEFAULT_TARGET = "qemu-tcg"
 WORKERS_MAX = 64
 REPEAT_MAX = 1000
-DIGITS_MAX = 12
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -55,27 +54,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.add_argument(
         "--repeat", metavar="N", help="run it all N times, and name the tests whose verdicts are not the same each time"
     )
-    parser.add_argument(
-        "--fresh-boot",
-        choices=("always", "dirty", "never"),
-        default="dirty",
-        help="boot anew for every test, or only after one that leaves state behind (default); never: nor to repeat a "
-        "new deviation, for a quick look at a target without a baseline",
-    )
-    parser.add_argument(
-        "--dangerous", action="store_true", help="also run tests that may take the machine under test down for good"
-    )
-    parser.add_argument(
-        "--without", metavar="BITS", help="take bits of Fn8000_000A EDX away from L1, as in NRIPS,VmcbClean"
-    )
-    parser.add_argument("--cpu", metavar="MODEL", help="the CPU model for L1, as QEMU's -cpu: max,+svm")
-    parser.add_argument("--baud", metavar="N", help="make the console as slow as a serial line of N baud")
-    parser.add_argument(
-        "--shuffle",
-        metavar="SEED",
-        help="another order of the tests, the one that belongs to this number: every test must say the same in it",
-    )
-    machine.program_arguments(parser)
+    add_options(parser.add_argument)
     parser.set_defaults(run=run)
 
 
@@ -86,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     plan = Plan(
         names=names,
         paths=[run_folder.given_path(path) for path in args.paths] or ["suites"],
-        options=_options(args, programs),
+        options=[*_options(args, programs).words(), *(["-k", args.keyword] if args.keyword is not None else [])],
         workers=_number("-n", args.workers, WORKERS_MAX, "workers, each runs a machine of its own", least=0),
         rest=args.rest,
     )
@@ -102,26 +81,16 @@ def run(args: argparse.Namespace) -> int:
         return plan.carry_out(out, signals) if repeat is None else flaky.repeat(plan, out, signals, repeat)
 
 
-def _options(args: argparse.Namespace, programs: machine.Programs) -> list[str]:
-    """The plugin's options; raises UserError for one that makes no sense."""
-    baud = _number("--baud", args.baud, 1 << 32, "baud")
-    seed = _number("--shuffle", args.shuffle, 1 << 32, "seed, any number", least=0)
+def _options(args: argparse.Namespace, programs: machine.Programs) -> RunOptions:
+    """The run's options; raises UserError for one that makes no sense."""
     try:
-        without = ",".join(feature_mask.parse(args.without or ""))
-    except feature_mask.MaskError as error:
-        raise UserError(f"--without: {error}") from None
-    given = {
-        "--fresh-boot": args.fresh_boot,
-        "-k": args.keyword,
-        "--qemu": programs.qemu,
-        "--bochs": programs.bochs,
-        "--cpu": args.cpu,
-        "--without": without or None,
-        "--baud": None if baud is None else str(baud),
-        "--shuffle": None if seed is None else str(seed),
-    }
-    options = [word for option, value in given.items() if value is not None for word in (option, value)]
-    return [*options, "--dangerous"] if args.dangerous else options
+        given = RunOptions.of(args)
+    except OptionError as error:
+        raise UserError(str(error)) from None
+    if given.baseline is not None and not given.baseline.is_file():
+        raise UserError(f"--baseline {given.baseline}: no such file")
+    baseline = None if given.baseline is None else given.baseline.absolute()
+    return replace(given, qemu=programs.qemu, bochs=programs.bochs, baseline=baseline)
 
 
 def _number(option: str, text: str | None, most: int, what: str, *, least: int = 1) -> int | None:

@@ -18,6 +18,7 @@ from harness.cli.plan import Plan
 from harness.cli.pytest_process import LOG_NAME, SILENCE_S, Ended, PytestProcess
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME, LOST_VERDICTS, load
+from harness.run.options import RunOptions
 from harness.targets import file_name
 from harness.text import visible
 
@@ -86,8 +87,7 @@ def _record(args: argparse.Namespace) -> tuple[list[Path], dict[str, str]]:
     machine.prepare(names, programs, may_install=not args.no_install)
     # Before Ctrl-C is handled here: at a prompt that must end the command.
     environments = {name: password_for(name) for name in names}
-    given = {"--qemu": programs.qemu, "--bochs": programs.bochs}
-    options = [word for option, value in given.items() if value is not None for word in (option, value)]
+    options = RunOptions(qemu=programs.qemu, bochs=programs.bochs).words()
     paths, told = list[Path](), dict[str, str]()
     with Signals() as signals:
         for name in names:

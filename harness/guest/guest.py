@@ -14,8 +14,9 @@ from harness.scenario import places, steps
 from harness.scenario.asm import Assembled
 from harness.scenario.scenario import PAGE, Item, Page, Scenario, memory, write_differences
 from harness.scenario.steps import RaiseKind, Record, Step, VmrunAnswer
+from harness.svm.intercepts import intercept_bit
 from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
-from harness.svm.vmcb import INTERCEPTS, Vmcb
+from harness.svm.vmcb import Vmcb
 
 BITS = {"long64": 64, "compat32": 32, "pae32": 32, "paged32": 32, "prot32": 32, "real16": 16}
 RUN_ON_GUARD = b"\xcc" * 4  # behind the last code byte: a guest that runs on is seen as exit #BP
@@ -284,9 +285,7 @@ def apply_intercepts(vmcb: Vmcb, add: Iterable[str], remove: Iterable[str]) -> N
     """Sets and clears intercepts by name (harness.svm.INTERCEPTS). Raises KeyError for a name that does not exist."""
     for names, value in ((add, 1), (remove, 0)):
         for name in names:
-            if name not in INTERCEPTS:
-                raise KeyError(f"no such intercept: {name}")
-            field_name, bit = INTERCEPTS[name]
+            field_name, bit = intercept_bit(name)
             vmcb[field_name] = vmcb[field_name] & ~(1 << bit) | value << bit
 
 

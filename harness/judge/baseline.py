@@ -146,8 +146,9 @@ def read_all(path: Path) -> list[Deviation]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BaselineError(f"{path}: {error}") from None
     tables = read.pop("deviation", [])
+    read.pop("offers", None)  # harness/judge/offers.py reads them
     if read or not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise BaselineError(f"{path}: it holds [[deviation]] entries and nothing else{_named(read)}")
+        raise BaselineError(f"{path}: it holds [[deviation]] and [[offers]] entries and nothing else{_named(read)}")
     return [_deviation(table, path) for table in tables]
 
 

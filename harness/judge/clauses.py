@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
+from harness.names import nearest
 from harness.svm.condition import contradict, features_of
 from harness.svm.cpuid import Cpuid, svm_bit
-from harness.svm.features import SVM_BITS, nearest
+from harness.svm.features import SVM_BITS
 
 GROUPS = ("core", "policy", "later_bits", "advisories")
 """What may stand for a clause's `bit` and is none of Fn8000_000A EDX."""
@@ -49,6 +48,8 @@ def clause(*ids: str) -> Callable[[F], F]:
         raise ClauseError("a test names at least one clause")
 
     def mark(function: F) -> F:
+        import pytest  # here: commands read clauses, and do without pytest
+
         marked: F = pytest.mark.clause(*ids)(function)
         return marked
 

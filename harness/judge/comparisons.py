@@ -8,7 +8,6 @@ others: rows of another assert could let a baseline excuse the wrong thing.
 from __future__ import annotations
 
 import ast
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from harness.judge.expect import Match
+from harness.judge.expect import Match
+from harness.judge.noting import listening
 
 HARNESS = str(Path(__file__).resolve().parents[1])
 CALLERS_MAX = 8  # how far up a helper may be called from an assert
@@ -146,30 +145,11 @@ class Comparisons:
         return False
 
 
-_listener: Comparisons | None = None
-
-
 @contextmanager
 def noting() -> Iterator[Comparisons]:
     """Notes the comparisons that are made and asked meanwhile."""
-    global _listener
-    before, _listener = _listener, Comparisons()
-    try:
-        yield _listener
-    finally:
-        _listener = before
-
-
-def note_made(match: Match) -> None:
-    """See Comparisons.note_made; the caller's caller made it."""
-    if _listener is not None:
-        _listener.note_made(match, sys._getframe(2))
-
-
-def note_asked(match: Match, held: bool) -> None:
-    """See Comparisons.note_asked; the caller's caller asked."""
-    if _listener is not None:
-        _listener.note_asked(match, held, sys._getframe(2))
+    with listening(Comparisons()) as comparisons:
+        yield comparisons
 
 
 def surely_asserts(function: Any) -> bool:

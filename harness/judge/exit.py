@@ -11,10 +11,10 @@ from harness.judge.code import CodeResult
 from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, stated, unchanged
 from harness.judge.fault import fault_match, fault_text
 from harness.judge.host_state import HostState, host_item
+from harness.names import nearest
 from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
 from harness.svm.events import vector_name
 from harness.svm.exits import VMEXIT, describe_info, exit_name
-from harness.svm.features import nearest
 from harness.svm.vmcb import Vmcb, describe
 from harness.svm.vmcb import field as vmcb_field
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from harness.judge.comparisons import note_asked, note_made
+from harness.judge.noting import note_asked, note_made
 from harness.svm.templates import OUTPUT_PATTERN
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from harness.names import nearest
 from harness.scenario.steps import HOST_REGISTERS
-from harness.svm.features import nearest
 from harness.svm.msr import MSR
 
 HOST_MSRS = (

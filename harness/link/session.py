@@ -98,6 +98,13 @@ class Session:
         return self._boot
 
     @property
+    def given_up(self) -> str:
+        """Why the target is not started any more: it did not start so often in a row. "" while it is."""
+        if self._failed_starts < START_TRIES:
+            return ""
+        return f"{self.target.name} did not start {START_TRIES} times in a row; at last: {self._last_failure}"
+
+    @property
     def running(self) -> Boot | None:
         """The running boot, if there is one."""
         return self._boot
@@ -149,9 +156,8 @@ class Session:
         return records
 
     def _start(self) -> Boot:
-        if self._failed_starts >= START_TRIES:
-            reason = f"{self.target.name} did not start {START_TRIES} times in a row; at last: {self._last_failure}"
-            raise TargetLost("MISS", "missing", reason)
+        if self.given_up:
+            raise TargetLost("MISS", "missing", self.given_up)
         capabilities = self.target.capabilities()
         lane = None
         try:

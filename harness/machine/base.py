@@ -154,6 +154,14 @@ def release(target: Target) -> None:
         target.stop()
 
 
+@runtime_checkable
+class Tried(Protocol):
+    """A target that can be asked, within a second and without a guest, whether it takes its options."""
+
+    def try_options(self) -> None:
+        """Raises TargetError where what the user chose (a program, a CPU model) cannot start. One line for people."""
+
+
 class Target(Protocol):
     """One machine. start() may follow stop(): a fresh boot."""
 

@@ -28,6 +28,7 @@ from harness.record.kinds import (
     Result,
     Row,
     RunStart,
+    Scope,
     TargetInfo,
     Universal,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "Row",
     "Run",
     "RunStart",
+    "Scope",
     "TargetInfo",
     "Universal",
     "Verdict",

@@ -23,6 +23,7 @@ from harness.record.kinds import (
     Result,
     Row,
     RunStart,
+    Scope,
     TargetInfo,
     Universal,
 )
@@ -167,6 +168,17 @@ def _result(s: Source) -> Result:
     )
 
 
+def _scope(s: Source) -> Scope:
+    return Scope(
+        target=s.text("target", "(no target)"),
+        chosen=max(0, s.whole("chosen")),
+        there=max(0, s.whole("there")),
+        chosen_by=s.texts("chosen_by"),
+        options=s.texts("options"),
+        ended_by=s.text("ended_by"),
+    )
+
+
 def _universal(s: Source) -> Universal:
     return Universal(
         target=s.text("target", "(no target)"),
@@ -202,6 +214,7 @@ DECODERS: Final[Mapping[str, Callable[[Source], Line]]] = {
     "run": _run_start,
     "clause": _clause_info,
     "target": _target_info,
+    "scope": _scope,
     "result": _result,
     "universal": _universal,
     "event": _event,

@@ -209,6 +209,24 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """How much of the suites a run is about. Written again for the same target, the last one counts.
+
+    `chosen` of `there` tests (0: how many there are is not known), by what (`-k asid_zero`; empty: all of them).
+    `options` make the machine or the baseline another (`--cpu max,+svm,-npt`). `ended_by`: the option by which a
+    failure ended the run before all the tests were run (`-x`).
+    """
+
+    KIND: ClassVar[str] = "scope"
+    target: str
+    chosen: int = 0
+    there: int = 0
+    chosen_by: Sequence[str] = ()
+    options: Sequence[str] = ()
+    ended_by: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Universal:
     """Over how many VMRUNs one worker judged a universal clause. Written once at its end; readers add them up."""
 
@@ -252,7 +270,7 @@ class End:
     mended: int = 0
 
 
-Line = RunStart | ClauseInfo | TargetInfo | Result | Universal | Event | Interrupted | End
+Line = RunStart | ClauseInfo | TargetInfo | Scope | Result | Universal | Event | Interrupted | End
 
 
 @dataclass(frozen=True, slots=True)

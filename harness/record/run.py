@@ -15,6 +15,7 @@ from harness.record.kinds import (
     Problem,
     Result,
     RunStart,
+    Scope,
     TargetInfo,
     Universal,
 )
@@ -28,6 +29,8 @@ class Run:
     start: RunStart | None = None
     clauses: dict[str, ClauseInfo] = field(default_factory=dict)
     targets: list[TargetInfo] = field(default_factory=list)
+    scopes: dict[str, Scope] = field(default_factory=dict)
+    """By target."""
     results: list[Result] = field(default_factory=list)
     universals: list[Universal] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -59,6 +62,8 @@ def collect(records: Iterable[Line | Problem]) -> Run:
                 run.clauses[record.id] = record
             case TargetInfo():
                 targets[record.target, record.worker] = record
+            case Scope():
+                run.scopes[record.target] = record
             case Result():
                 run.results.append(record)
             case Universal():

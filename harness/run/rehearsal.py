@@ -1,8 +1,8 @@
 """Collects the assembly snippets of a run before it starts, so that all are assembled in few processes.
 
-A test's function is called with a stand-in for L1 that notes the code it is given and stops the test at the first
-thing that
-needs a target. What a test assembles later than that is assembled when it is met.
+A test's function is called with a stand-in for L1 that notes the code it is given and stops the test at the first thing
+that needs a target. What a test assembles later than that is assembled when it is met. A misspelt intercept is found
+here already.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from harness.guest.guest import BITS
 from harness.guest.l1 import BLOBS
 from harness.guest.room import Room
 from harness.judge.code import user_text
+from harness.names import UnknownName
 from harness.scenario.asm import Assembler, Snippet
+from harness.svm import intercept_bit
 
 SNIPPETS_MAX = 50_000
 
@@ -34,7 +36,11 @@ class _StandIn:
         self._snippets = snippets
         self._room = Room()
 
-    def guest(self, code: str, *, mode: str = "long64", code_base: int | None = None, **_: Any) -> _GuestStandIn:
+    def guest(self, code: str, *, mode: str = "long64", code_base: int | None = None, **more: Any) -> _GuestStandIn:
+        for names in (more.get("intercept"), more.get("no_intercept")):
+            if isinstance(names, tuple | list | set | frozenset):  # what can be read once belongs to the test
+                for name in names:
+                    intercept_bit(name)
         real = mode == "real16"
         place = self._room.next(real=real)
         base = place.code_base if code_base is None else code_base
@@ -69,9 +75,10 @@ class _GuestStandIn(_StandIn):
         raise _Stop
 
 
-def rehearse(items: Iterable[pytest.Item], assembler: Assembler) -> None:
-    """Assembles what the tests will ask for."""
+def rehearse(items: Iterable[pytest.Item], assembler: Assembler) -> dict[pytest.Item, UnknownName]:
+    """Assembles what the tests will ask for; gives those that name what does not exist."""
     snippets: list[Snippet] = []
+    wrong: dict[pytest.Item, UnknownName] = {}
     for item in items:
         if not isinstance(item, pytest.Function) or "l1" not in item.fixturenames or len(snippets) > SNIPPETS_MAX:
             continue
@@ -81,8 +88,11 @@ def rehearse(items: Iterable[pytest.Item], assembler: Assembler) -> None:
             continue  # it uses another fixture, which only a real run can give
         try:
             item.obj(l1=_StandIn(snippets), **{name: parameters[name] for name in needed - {"l1"}})
+        except UnknownName as error:
+            wrong[item] = error
         except Exception:
             continue
         except pytest.skip.Exception:
             continue
     assembler.prefetch(snippets)
+    return wrong

@@ -6,18 +6,20 @@ import shlex
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.guest.l1 import Tally
 from harness.judge.baseline import Baseline
 from harness.judge.clauses import Clause, load_clauses
+from harness.judge.offers import Offers, offers_at
 from harness.link.hello import Hello
 from harness.link.session import Session
-from harness.machine.base import Claimable, Imageless, Target, TargetError, TargetOptions, release
+from harness.machine.base import Claimable, Imageless, Target, TargetError, TargetOptions, Tried, release
 from harness.machine.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
 from harness.run.aftermath import Aftermath
+from harness.run.options import RunOptions
 from harness.scenario.asm import Assembler
 from harness.targets import create
 
@@ -29,30 +31,32 @@ class SetupError(Exception):
     """Something is missing before anything can run. The text is one line for people."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of a run."""
+@dataclass(frozen=True, kw_only=True)
+class Settings(RunOptions):
+    """The options of a run, and where it runs."""
 
     target: str
     out: Path
     root: Path = ROOT  # holds suites/ and baselines/
     worker: str = "main"
-    qemu: str | None = None
-    bochs: str | None = None
-    lane: str = "auto"
-    fresh_boot: str = "dirty"
     cpus: int = 1
-    dangerous: bool = False
-    baseline: Path | None = None
-    cpu_model: str | None = None
-    without: tuple[str, ...] = ()
-    baud: int | None = None
-    shuffle: int | None = None
 
     def baseline_of(self, target: Target) -> Baseline:
         """The known deviations of the target at its version. Raises BaselineError."""
-        paths = [self.baseline] if self.baseline else [self.root / "baselines" / f"{n}.toml" for n in target.baselines]
-        return Baseline.load_all(paths, target.version_tuple)
+        return Baseline.load_all(self._baseline_files(target), target.version_tuple)
+
+    def offers_of(self, target: Target) -> Offers | None:
+        """The bits that the target must offer at its version, if its baselines say. Raises BaselineError."""
+        return offers_at(self._baseline_files(target), target.version_tuple)
+
+    def _baseline_files(self, target: Target) -> list[Path]:
+        return [self.baseline] if self.baseline else [self.root / "baselines" / f"{n}.toml" for n in target.baselines]
+
+    def rerun(self, test: str, after: Sequence[str] = ()) -> str:
+        """The command that runs one test again, on one boot `after` those tests; without a test, all of it."""
+        given = replace(self, shuffle=None) if after else self
+        tests = shlex.join([*after, test] if test else [])
+        return f"./nsvm run --target {shlex.quote(self.target)}{given.again}{' -n 1' * bool(after)} {tests}".strip()
 
     def options(self, workdir: Path, cpus: int) -> TargetOptions:
         """What the run says about its target."""
@@ -60,12 +64,8 @@ class Settings:
             workdir=workdir,
             executor_elf=EXECUTOR / "executor.elf",
             disk_image=EXECUTOR / "disk.img",
-            qemu_path=self.qemu,
-            bochs_path=self.bochs,
             cpus=cpus,
-            throttle_baud=self.baud,
-            cpu_model=self.cpu_model,
-            without=self.without,
+            **self.for_target(),
         )
 
 
@@ -115,18 +115,7 @@ class Worker:
 
     def rerun(self, test: str, after: Sequence[str] = ()) -> str:
         """The command that runs one test again, on one boot with the tests before it that matter."""
-        given = {
-            "--qemu": self.settings.qemu,
-            "--bochs": self.settings.bochs,
-            "--cpu": self.settings.cpu_model,
-            "--without": ",".join(self.settings.without),
-            "--baud": str(self.settings.baud or ""),
-            "--shuffle": "" if self.settings.shuffle is None or after else str(self.settings.shuffle),
-        }
-        extra = "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
-        extra += " --dangerous" * self.settings.dangerous
-        extra += " -n 1" * bool(after)
-        return f"./nsvm run --target {shlex.quote(self.settings.target)}{extra} {shlex.join([*after, test])}"
+        return self.settings.rerun(test, after)
 
     def write_target(self) -> None:
         """Writes down what the target is, as soon and as far as it is known."""
@@ -191,6 +180,8 @@ def check_setup(settings: Settings) -> Target:
         if not missing:
             target.version()  # asks a host, which may not be there
             target.command_line()  # refuses options that mean nothing to it
+            if isinstance(target, Tried):
+                target.try_options()
             if isinstance(target, Claimable):
                 target.claim()  # a host that somebody else has
     except KeyError as error:

@@ -9,7 +9,8 @@ from harness.summary.bits import ClauseSummary, bit_cell, bit_rows, offered_to, 
 from harness.summary.category import CATEGORIES, Tally, UniversalTally
 from harness.summary.contradictions import cross_check
 from harness.summary.machine import machines_of
-from harness.summary.outcome import NO_CLAUSE, Outcome, outcomes_of
+from harness.summary.outcome import NO_CLAUSE, OF_BASELINE, Outcome, outcomes_of
+from harness.summary.scope import part, short
 from harness.summary.whole import Deviation, Summary, TargetSummary
 
 
@@ -17,7 +18,7 @@ def summarise(run: Run, *, ending: bool = False) -> Summary:
     """Count a run. `ending`: its End is about to be written, so that it lacks one does not mean that it was killed."""
     contradictions: list[str] = []
     outcomes = outcomes_of(run, contradictions)
-    names = dict.fromkeys([*(i.target for i in run.targets), *(o.target for o in outcomes)])
+    names = dict.fromkeys([*(i.target for i in run.targets), *run.scopes, *(o.target for o in outcomes)])
 
     clauses = {id_: ClauseSummary(info) for id_, info in run.clauses.items()}
 
@@ -82,4 +83,8 @@ def _target(run: Run, name: str, outcomes: list[Outcome], unfinished: bool) -> T
         counts[outcome.verdict] += 1
         touched[outcome.category].update(j.clause for j in outcome.judged if j.category == outcome.category)
     by_category = {c: len(ids) for c, ids in touched.items()}
-    return TargetSummary(name, machines_of(run, name), tally, counts, by_category, unfinished)
+    scope = run.scopes.get(name)
+    ran = sum(1 for o in outcomes if o.target == name and not o.test.startswith(OF_BASELINE))
+    return TargetSummary(
+        name, machines_of(run, name), tally, counts, by_category, unfinished, part(scope, ran), short(scope, ran)
+    )

@@ -48,14 +48,21 @@ class TargetSummary:
     clauses_by_category: dict[str, int]
     """How many distinct clauses the outcomes of a category touch."""
     unfinished: bool = False
+    part: str = ""
+    """Which part of the suites was asked for, and on what other machine; "" of all of them on the machine as it is."""
+    part_short: str = ""
 
     @property
     def sentence(self) -> str:
         """This target's verdict in one sentence, without a full stop."""
+        return f"{self.name} ({self.part}): {self._told}" if self.part else f"{self.name}: {self._told}"
+
+    @property
+    def _told(self) -> str:
         tally, clauses = self.tally, self.clauses_by_category
         if tally.tests == tally.skipped:
             told = f"all {counted(tally.tests, 'test')} skipped" if tally.tests else "no test was run"
-            return f"{self.name}: nothing was judged; {told}"
+            return f"nothing was judged; {told}"
         parts = []
         if tally.new:
             parts.append(f"{counted(tally.new, 'new deviation')} in {counted(clauses['new'], 'clause')}")
@@ -71,7 +78,7 @@ class TargetSummary:
         if tally.lost:
             each = ", ".join(f"{self.counts[v]} {v}" for v in ("ERROR", "MISS") if self.counts[v])
             parts.append(f"{counted(tally.lost, 'test')} without a verdict ({each})")
-        return f"{self.name}: " + "; ".join(parts)
+        return "; ".join(parts)
 
 
 @dataclass(slots=True)
@@ -129,6 +136,12 @@ class Summary:
     @property
     def tests(self) -> int:
         return len(self.outcomes)
+
+    @property
+    def part_short(self) -> str:
+        """For a badge: `12 of 4613 tests`; "" where everything was asked for."""
+        parts = list(dict.fromkeys(target.part_short for target in self.targets))
+        return parts[0] if len(parts) == 1 else "in part" if any(parts) else ""
 
     @property
     def damaged(self) -> bool:

@@ -32,7 +32,7 @@ from harness.svm.exits import (
 )
 from harness.svm.features import FEATURES
 from harness.svm.fields import FIELDS, VMCB_SIZE, VMLOAD_FIELDS, VMLOAD_RANGES, Clean, Field
-from harness.svm.intercepts import INTERCEPTS, intercept_exit_code
+from harness.svm.intercepts import INTERCEPTS, intercept_bit, intercept_exit_code
 from harness.svm.msr import MSR, describe_msr, iopm, msr_name, msrpm
 from harness.svm.paging import LegacyTables, LongTables, NestedTables, PaeTables, Tables
 from harness.svm.registers import register_names
@@ -46,8 +46,8 @@ __all__ = [
     "Write", "broken_rules", "clean_bits_for", "describe", "describe_bits", "describe_event", "describe_exitcode",
     "describe_exitinfo", "describe_msr", "diff", "exit_facts", "exit_name", "exit_write", "exit_write_masks", "field",
     "fill_outputs", "forbidden_changes", "hex_of", "info1_defined", "info2_defined", "inject_exception",
-    "inject_interrupt", "inject_nmi", "inject_software", "intercept_exit_code", "ioio_info", "iopm", "make_cpuid",
-    "make_template", "may_write", "msr_name", "msrpm", "npf_info", "nrip_defined", "pushes_error_code",
+    "inject_interrupt", "inject_nmi", "inject_software", "intercept_bit", "intercept_exit_code", "ioio_info", "iopm",
+    "make_cpuid", "make_template", "may_write", "msr_name", "msrpm", "npf_info", "nrip_defined", "pushes_error_code",
     "register_names", "svm_bit", "unwritten", "vector_name", "vector_number", "vmcb_address_is_legal",
     "written_by_vmexit",
 ]  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
+
+from harness.names import nearest
 
 
 @dataclass(frozen=True)
@@ -165,12 +166,3 @@ def known(name: str) -> Feature:
         names = [each for one in FEATURES.values() for each in (one.name, *one.aliases)]
         raise UnknownFeature(f"unknown CPU feature {name!r}{nearest(name, names)}")
     return item
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean NRIPS?`, or what there is, if nothing is near."""
-    by_fold = {each.lower(): each for each in names}
-    near = get_close_matches(name.lower(), by_fold, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {by_fold[near[0]]}?"
-    return f"; there are {', '.join(sorted(by_fold.values()))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.names import UnknownName, near
 from harness.svm.bits import Bits, flags
 from harness.svm.events import VECTORS
 
@@ -68,7 +69,15 @@ INTERCEPTS: dict[str, tuple[str, int]] = _table()
 """Intercept name (`"cpuid"`, `"cr3_write"`, `"#UD"`, `"exc_6"`) -> (VMCB field name, bit number)."""
 
 
+def intercept_bit(name: str) -> tuple[str, int]:
+    """The VMCB field that holds an intercept, and the bit's number. UnknownName, a KeyError, for an unknown name."""
+    try:
+        return INTERCEPTS[name]
+    except KeyError:
+        raise UnknownName(f"no such intercept: {name}{near(name, INTERCEPTS)}") from None
+
+
 def intercept_exit_code(name: str) -> int:
     """The exit code with which this intercept shows. KeyError for an unknown name."""
-    field, number = INTERCEPTS[name]
+    field, number = intercept_bit(name)
     return next(word.first_exit_code for word in WORDS if word.field == field) + number

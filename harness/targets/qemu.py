@@ -22,6 +22,7 @@ from harness.machine.process import Child, reap_leftovers, signal_name
 PROGRAM = "qemu-system-x86_64"
 CPU_MODEL = "max,+svm"
 ENDED_WAIT_S = 1.0
+TRY_DEADLINE_S = 20
 
 
 class QemuTcg:
@@ -129,6 +130,23 @@ class QemuTcg:
     def command_line(self) -> list[str]:
         """How QEMU is started."""
         return self._argv("FD", "FD")
+
+    def try_options(self) -> None:
+        """Has QEMU make the CPU that the user named, and end: a misspelt model would else be a run without a boot."""
+        options = self._options
+        if self._program is None or not (options.cpu_model or options.without or options.qemu_path):
+            return
+        argv = [self._program, "-accel", "tcg", "-M", "pc", "-m", "16M", "-cpu", self._cpu(), "-nodefaults"]
+        argv += ["-no-user-config", "-display", "none", "-vga", "none", "-S", "-monitor", "stdio"]
+        try:
+            ran = subprocess.run(
+                argv, input="quit\n", capture_output=True, text=True, timeout=TRY_DEADLINE_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise TargetError(f"{self._program} cannot be started: {error}") from None
+        if ran.returncode:
+            lines = [line.strip() for line in ran.stderr.splitlines() if line.strip()] or [f"status {ran.returncode}"]
+            raise TargetError(f"QEMU does not start with -cpu {self._cpu()}: {lines[-1][:200]}")
 
     def missing(self) -> list[Missing]:
         """What QEMU TCG needs and is not there."""

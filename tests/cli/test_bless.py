@@ -25,6 +25,7 @@ from harness.record import (
     Result,
     Row,
     RunStart,
+    Scope,
     TargetInfo,
     Writer,
     load,
@@ -404,3 +405,49 @@ def test_values_anew_take_the_place_of_those_of_before(tmp_path: Path, baselines
 )
 def test_says_names_no_number(reason: str, says: str) -> None:
     assert says_of(reason) == says
+
+
+def booted(edx: int, version: str = "QEMU 7.2.18") -> TargetInfo:
+    return TargetInfo(target="qemu-tcg", version=version, executor_build="ab", edx=edx, boots=1)
+
+
+@pytest.mark.parametrize(
+    ("before", "offers"),
+    [
+        ("", [{"bits": ["NP", "VGIF"]}]),
+        ('[[offers]]\nbits = ["NP"]\n\n', [{"bits": ["NP", "VGIF"]}]),
+        (
+            '# old\n[[offers]]\nbits = [\n  "NP",\n]\nversions = "<7"\n\n[[offers]]\nbits = []\nversions = ">=7"\n\n',
+            [{"bits": ["NP"], "versions": "<7"}, {"bits": ["NP", "VGIF"], "versions": ">=7"}],
+        ),
+    ],
+    ids=["none", "other bits", "of that version"],
+)
+def test_the_bits_that_are_offered_are_written(
+    tmp_path: Path, baselines: Path, before: str, offers: list[dict[str, object]]
+) -> None:
+    (baselines / "qemu-tcg.toml").write_text(before + BASELINE)
+    lost = result("qemu-tcg.toml::offers.AVIC", "offers.AVIC", "FAIL", "new")
+    folder = record(tmp_path / "run", lost, target=booted(0x10001))
+
+    after = proposed(folder, baselines)
+
+    assert after is not None
+    read = tomllib.loads(after)
+    assert read["offers"] == offers
+    assert read["deviation"] == tomllib.loads(BASELINE)["deviation"]
+
+
+def test_bits_that_were_asked_for_or_are_there_already_are_not_written(tmp_path: Path, baselines: Path) -> None:
+    asked = record(tmp_path / "asked", target=booted(0x10001))
+    with Writer(asked / "run.jsonl") as writer:
+        writer.write(Scope(target="qemu-tcg", chosen=1, there=1, options=["--without NRIPS"]))
+    assert proposed(asked, baselines) is None
+    (baselines / "qemu-tcg.toml").write_text('[[offers]]\nbits = ["VGIF", "NP"]\n\n' + BASELINE)
+    assert proposed(record(tmp_path / "there", target=booted(0x10001)), baselines) is None
+
+
+def test_what_every_machine_of_an_l0_shares_is_not_told_its_bits(tmp_path: Path, baselines: Path) -> None:
+    info = TargetInfo(target="ssh://a", version="6.1", executor_build="ab", edx=1, boots=1, baselines=["kvm"])
+
+    assert proposed(record(tmp_path / "run", target=info), baselines) is None

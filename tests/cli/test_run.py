@@ -131,7 +131,9 @@ def test_an_interrupted_run_still_gets_its_report(
     assert got == status
     assert not (out / "slept").exists(), "it was waited for to its end"
     record = load(out / "run.jsonl")
-    assert [each.reason for each in record.interrupted] == [signal.Signals(number).name]
+    assert [each.reason for each in record.interrupted] == [
+        "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    ]
     assert len(record.results) == 1
     assert (out / "index.html").exists()
     assert "ending the run" in capsys.readouterr().err
@@ -180,8 +182,8 @@ def test_pytest_gets_what_was_asked_for(pretend: Any, tmp_path: Path) -> None:
 
     assert eval((out / "argv").read_text()) == [
         "-m", "pytest", "suites", "--target", "qemu-tcg", "--nsvm-out", str(out), "--fresh-boot", "always",
-        "-k", "asid or cr0", "--qemu", "/bin/true", "--cpu", "max,+svm", "--without", "VmcbClean,NRIPS",
-        "--baud", "115200", "-n", "3", "-x", "--lf",
+        "--qemu", "/bin/true", "--cpu", "max,+svm", "--without", "VmcbClean,NRIPS", "--baud", "115200",
+        "-k", "asid or cr0", "-n", "3", "-x", "--lf",
     ]  # fmt: skip
 
 
@@ -192,6 +194,42 @@ def test_pytest_arguments_that_choose_workers_win(pretend: Any) -> None:
     )  # fmt: skip
 
     assert eval((out / "argv").read_text()).count("-n") == 0
+
+
+@pytest.mark.parametrize(
+    ("paths", "workers"),
+    [(["suites/core/t.py::test_a[b]"], "0"), (["suites/core/t.py"], "2"), (["suites/t.py::a", "suites/t.py::b"], "2")],
+)
+def test_one_test_starts_one_machine(paths: list[str], workers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: {0, 1})
+
+    command = plan.Plan(names=["qemu-tcg"], paths=paths, options=[]).command("qemu-tcg", Path("out"))
+
+    assert command[-2:] == ["-n", workers]
+
+
+def test_what_pytest_refuses_is_one_line_and_no_report(pretend: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    says = "usage: __main__.py [options]\\n__main__.py: error: unrecognized arguments: --frobnicate"
+    status, _ = pretend(f"print('ERROR: {says}'); sys.exit(4)")
+
+    said = capsys.readouterr()
+    assert (status, said.out) == (2, "")
+    assert said.err.splitlines()[-1] == "nsvm: qemu-tcg: pytest: unrecognized arguments: --frobnicate"
+
+
+X_ENDS = 'write(kind="end", finished="", duration_s=1, exit_status=1, counts={"FAIL": 1}, new=1, known=0, mended=0)'
+
+
+def test_a_run_that_x_ended_under_xdist_is_1_and_nobody_pressed_ctrl_c(
+    pretend: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scope = 'write(kind="scope", target="qemu-tcg", chosen=9, there=9, ended_by="-x")'
+    status, _ = pretend("\n".join([FAILS, scope, X_ENDS, "sys.exit(2)"]))
+
+    said = capsys.readouterr()
+    assert status == 1
+    assert "1 of 9 tests run, then ended by -x" in said.out
+    assert "nterrupted" not in said.out + said.err
 
 
 @pytest.mark.parametrize(("name", "workers"), [("qemu-tcg", 2), ("sim:kvm", 2), ("ssh://root@zen3?l0=kvm", 1)])

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-
-from harness.plugin import _is_whole
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -349,27 +346,6 @@ def test_two(l1):
     assert (pytester.path / "stopped").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "whole"),
-    [
-        (["suites"], {}, True),
-        (["."], {}, True),
-        (["suites/np"], {}, False),
-        (["suites/np/test_x.py"], {}, False),
-        (["suites"], {"keyword": "asid"}, False),
-        (["suites"], {"deselect": ["x"]}, False),
-        (["suites"], {"without": "NRIPS"}, False),
-    ],
-)
-def test_only_a_run_of_all_suites_says_what_nothing_has_shown(tmp_path, arguments, options, whole):
-    config = SimpleNamespace(
-        args=arguments, rootpath=tmp_path, invocation_params=SimpleNamespace(dir=tmp_path),
-        option=SimpleNamespace(**options),
-    )  # fmt: skip
-
-    assert _is_whole(config) is whole
-
-
 def test_crash_and_hang_lose_one_test_each(suite):
     source = """
 @clause("core.a")
@@ -556,20 +532,6 @@ def test_our_own_mistake_is_an_error_and_no_verdict_on_the_target(suite, body, r
     assert results["test_one"]["verdict"] == "ERROR"
     assert reason in results["test_one"]["reason"]
     assert (done.ret, lines[-1]["exit_status"]) == (1, 3)
-
-
-@pytest.mark.parametrize(
-    ("source", "complaint"),
-    [
-        ("def test_one(l1):\n    pass\n", "names no clause"),
-        ('@clause("core.zzz")\ndef test_one(l1):\n    pass\n', "names no clause that exists: core.zzz"),
-    ],
-)
-def test_test_without_a_clause_is_refused(suite, source, complaint):
-    done, _, _ = suite(source)
-
-    assert done.ret == 4
-    done.stderr.fnmatch_lines([f"*{complaint}*"])
 
 
 @pytest.mark.parametrize(
