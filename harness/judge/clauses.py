@@ -14,7 +14,7 @@ from harness.svm.cpuid import Cpuid, svm_bit
 from harness.svm.features import SVM_BITS
 
 GROUPS = ("core", "policy", "later_bits", "advisories")
-"""What may stand for a clause's `bit` and is none of Fn8000_000A EDX."""
+"""What may stand for a clause's `bit` and is none of Fn8000_000A EDX; the name of the suite's folder may, too."""
 CLASSES = ("mandatory", "conditional", "any-of", "implementation-defined", "survive")
 _KNOWN = {"id", "alias", "bit", "statement", "apm", "class", "condition", "trust", "hardware", "note", "universal"}
 
@@ -110,7 +110,7 @@ def _clause(table: dict[str, Any], path: Path) -> Clause:
     if class_ not in CLASSES:
         raise ClauseError(f"{path}: {name}: class {class_!r} is none of {', '.join(CLASSES)}")
     bit, condition = str(table.get("bit", "core")), str(table.get("condition", ""))
-    if bit not in GROUPS and not _is_svm_bit(bit):
+    if bit not in (*GROUPS, path.parent.name) and not _is_svm_bit(bit):
         names = [*GROUPS, *(each.name for each in SVM_BITS if not each.reserved)]
         raise ClauseError(f"{path}: {name}: there is no bit {bit!r} in Fn8000_000A EDX{nearest(bit, names)}")
     try:

@@ -20,7 +20,7 @@ def typed(*words: str) -> RunOptions:
 
 WORDS = [
     "--fresh-boot", "always", "--qemu", "/a b", "--bochs", "/c", "--cpu", "max,+svm", "--without", "NRIPS,VmcbClean",
-    "--baud", "9600", "--lane", "serial", "--dangerous", "--baseline", "x.toml",
+    "--baud", "9600", "--lane", "serial", "--shuffle", "7", "--dangerous", "--baseline", "x.toml",
 ]  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_the_same_machine_runs_one_test_again() -> None:
 
     assert settings.rerun("t.py::a[b]") == (
         "./nsvm run --target qemu-tcg --qemu '/a b' --bochs /c --cpu max,+svm --without NRIPS,VmcbClean --baud 9600 "
-        "--dangerous 't.py::a[b]'"
+        "--shuffle 7 --dangerous 't.py::a[b]'"
     )
     made = settings.options(Path("w"), 2)
     assert isinstance(made, TargetOptions)
