@@ -89,8 +89,8 @@ def test_answers_that_make_no_sense_lose_the_boot():
 def test_a_refused_step_is_our_error_and_not_the_targets():
     session, _, _ = session_of()
     try:
-        with pytest.raises(ExecutorRefused, match="HOST_STATE"):
-            session.run(Scenario([steps.host_state()]), 20)
+        with pytest.raises(ExecutorRefused, match="WINDOW"):
+            session.run(Scenario([steps.window(1)]), 20)
 
         assert session.run(READ, 20)[0].body == b"\xc3"
     finally:
