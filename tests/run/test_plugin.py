@@ -547,7 +547,7 @@ def test_condition_skips_and_names_the_bit(suite):
         ("pass", "asked the target nothing"),
         ("l1.guest('frobnicate')", "no such instruction"),
         ("l1.guest('nop', vmcb={'asdi': 1})", "asid"),
-        ("l1.host_state()", "HOST_STATE"),
+        ("l1.raise_nmi()", "RAISE"),
     ],
 )
 def test_our_own_mistake_is_an_error_and_no_verdict_on_the_target(suite, body, reason):
