@@ -30,10 +30,13 @@ static inline bool nsvm_in_guest(CPUX86State *env)
 /*
  * What the translator knows of an instruction, in the third word of insn_start: cpu_restore_state() brings it into
  * env->nsvm.core.insn. The translator sets bits in DisasContext.nsvm_insn; the length comes by itself.
- * Every feature takes its own bits: 0-3 length; who needs some adds them here.
+ * Every feature takes its own bits: 0-3 length, 4-7 GPR, 8 MOV CR or DR; who needs some adds them here.
  */
 #define NSVM_INSN_LENGTH_MASK 0xf
 #define NSVM_INSN_LENGTH(insn) ((insn) & NSVM_INSN_LENGTH_MASK)
+#define NSVM_INSN_OF_GPR(number) ((number) << 4)
+#define NSVM_INSN_GPR(insn) ((insn) >> 4 & 0xf)
+#define NSVM_INSN_MOV_CR_DR (1 << 8)
 
 /* Fields of the VMCB that QEMU's struct vmcb has no name for. */
 #define NSVM_VMCB_NRIP 0x0c8
@@ -42,6 +45,11 @@ static inline bool nsvm_in_guest(CPUX86State *env)
 static inline uint64_t nsvm_vmcb_ldq(CPUX86State *env, unsigned offset)
 {
     return x86_ldq_phys(env_cpu(env), env->vm_vmcb + offset);
+}
+
+static inline void nsvm_vmcb_stb(CPUX86State *env, unsigned offset, uint8_t value)
+{
+    x86_stb_phys(env_cpu(env), env->vm_vmcb + offset, value);
 }
 
 static inline void nsvm_vmcb_stq(CPUX86State *env, unsigned offset, uint64_t value)
