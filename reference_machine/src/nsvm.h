@@ -60,4 +60,10 @@ static inline void nsvm_vmcb_stq(CPUX86State *env, unsigned offset, uint64_t val
 
 #include "target/i386/nsvm/features.h"
 
+/* The bits of a feature word that TCG can offer because of us. */
+static inline uint64_t nsvm_offered(CPUX86State *env, FeatureWord w)
+{
+    return w == FEAT_SVM && nsvm_on(env) ? NSVM_SVM_BITS : 0;
+}
+
 #endif
