@@ -57,9 +57,8 @@ def check_targets(names: Sequence[str]) -> list[str]:
         if name in known_targets():
             continue
         if not targets.is_name(name):
-            raise UserError(
-                f"no target is called {name!r}; there are {', '.join((*known_targets(), *built_targets(), *targets.FORMS))}"
-            )
+            known = ", ".join((*known_targets(), *built_targets(), *targets.FORMS))
+            raise UserError(f"no target is called {name!r}; there are {known}")
         make_target(name, STATE / "nothing-runs-here", Programs())  # complains
     return list(dict.fromkeys(names))
 

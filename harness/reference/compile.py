@@ -15,6 +15,7 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from harness.reference import tree
 from harness.reference.error import ReferenceMachineError
@@ -141,7 +142,7 @@ def _run(command: Sequence[str], place: Path, log: Path, deadline_s: float) -> i
             process.wait()
 
 
-def _start(command: Sequence[str], place: Path, output: object) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], place: Path, output: IO[str] | int) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"LC_ALL": "C.UTF-8", "NINJA_STATUS": "[%f/%t] "}
     try:
@@ -150,7 +151,7 @@ def _start(command: Sequence[str], place: Path, output: object) -> subprocess.Po
             cwd=place,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=output,  # type: ignore[call-overload]
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.reference import generate
 from harness.reference.error import ReferenceMachineError
 from harness.reference.features import Feature, load_all
 
 PROJECT = Path(__file__).resolve().parents[2]
 OURS = PROJECT / "reference_machine"
 KEY_LENGTH = 12
-_ENGINE = ("anchors.py", "features.py", "generate.py", "tree.py", "compile.py")
+ENGINE = 1
+"""Counted up when the same reference_machine/ would become another program."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def load(folder: Path = OURS) -> Recipe:
         content = tomllib.loads(path.read_text())
         source: Mapping[str, Any] = content["source"]
         configure: Mapping[str, Any] = content["configure"]
+        features = tuple(load_all(folder / "hooks"))
         return Recipe(
             folder=folder,
             package=source["package"],
@@ -62,8 +65,8 @@ def load(folder: Path = OURS) -> Recipe:
             options=tuple(configure["options"]),
             devices=tuple(configure["devices"]),
             firmware=tuple(Firmware(f["package"], f["folder"], tuple(f["files"])) for f in content["firmware"]),
-            features=tuple(load_all(folder / "hooks")),
-            key=_key(folder),
+            features=features,
+            key=_key(folder, content, features),
         )
     except (OSError, ValueError) as error:
         raise ReferenceMachineError(f"{path.name}: {error}") from None
@@ -71,12 +74,9 @@ def load(folder: Path = OURS) -> Recipe:
         raise ReferenceMachineError(f"{path.name}: {error} is missing, or is of the wrong kind") from None
 
 
-def _key(folder: Path) -> str:
+def _key(folder: Path, content: Mapping[str, Any], features: tuple[Feature, ...]) -> str:
     """A hash of all that makes the program what it is, but QEMU's own version, which stands in the build's record."""
-    here = Path(__file__).resolve().parent
-    paths = [folder / "qemu.toml", *folder.glob("hooks/*.toml"), *folder.glob("src/*.[ch]")]
-    named = [(path.relative_to(folder).as_posix(), path) for path in paths] + [(name, here / name) for name in _ENGINE]
-    whole = hashlib.sha256()
-    for name, path in sorted(named):
-        whole.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    whole = hashlib.sha256(repr((ENGINE, content, features, generate.files(features))).encode())
+    for path in sorted(folder.glob("src/*.[ch]")):
+        whole.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return whole.hexdigest()[:KEY_LENGTH]

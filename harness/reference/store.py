@@ -48,7 +48,7 @@ class Built:
 
     def save(self) -> None:
         """Writes the record; the last thing done, so that half a build is none."""
-        content = {"source": self.source, "built": self.built, "bits": self.bits}
+        content: dict[str, Any] = {"source": self.source, "built": self.built, "bits": self.bits}
         content |= {"made_of": dict(self.made_of), "measured": dict(self.measured)}
         (self.directory / RECORD).write_text(json.dumps(content, indent=1) + "\n")
 

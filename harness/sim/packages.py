@@ -72,7 +72,7 @@ class PackageView:
     What was downloaded lies where apt does not look: its --print-uris leaves out what it finds in its own archive.
     """
 
-    kinds = ("deb",)
+    kinds: tuple[str, ...] = ("deb",)
     """What the lists are of: deb for packages, deb-src for their sources."""
 
     def __init__(self, suite: str, directory: Path) -> None:
