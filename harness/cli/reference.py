@@ -40,8 +40,8 @@ NEEDS = (
 
 _BUILD = f"""\
 Fetches QEMU's source package from Debian (checked against the archive's signature), puts the changes of
-reference_machine/ into it, and builds the x86-64 system emulator with the least it needs. Takes some {CPU_MINUTES} minutes
-of one CPU's time, downloads {DOWNLOAD_MB} MB, needs {NEEDED_MB} MB of disk while it builds and keeps {KEPT_MB} MB, below
+reference_machine/ into it, and builds the x86-64 system emulator with the least it needs. Takes {CPU_MINUTES} minutes
+of one CPU's time, downloads {DOWNLOAD_MB} MB, needs {NEEDED_MB} MB of disk while it builds, keeps {KEPT_MB} MB, below
 .nsvm/reference ($NSVM_REFERENCE: elsewhere). Done again only if reference_machine/ has changed.
 
   ./nsvm reference build                 then: ./nsvm run --target reference

@@ -67,14 +67,14 @@ def hook(directory: Path, recipe: Recipe) -> list[str]:
 def configure(directory: Path, recipe: Recipe, python: Path, version: str, log: Path) -> None:
     """QEMU's configure, with a Python that has a meson that is new enough."""
     build = directory / "build"
-    options = [*recipe.options, f"--python={python}", f"--with-pkgversion=nsvm reference machine, Debian {version}"]
+    options = [*recipe.options, f"--with-pkgversion=nsvm reference machine, Debian {version}"]
     wanted = hashlib.sha256("\0".join([*options, *recipe.devices]).encode()).hexdigest()
     done = build / CONFIGURED
     if done.is_file() and done.read_text() == wanted:
         return
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir()
-    command = ["../src/configure", *options]
+    command = ["../src/configure", *options, f"--python={python}"]
     ran = _run(command, build, log, CONFIGURE_DEADLINE_S)
     if ran != 0:
         raise ReferenceMachineError(f"QEMU cannot be configured: {_complaint(log)} (all of it: {log})")
