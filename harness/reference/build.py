@@ -100,19 +100,23 @@ def fetch(view: SourceView, recipe: Recipe, say: Say) -> Source:
     """The newest source package in the recipe's range that the mirror really has."""
     if warning := view.refresh():
         say(f"warning: {warning}")
-    versions = view.versions(recipe.package)
-    wanted = [version for version in versions if re.fullmatch(recipe.versions, version)]
+    sources = view.sources(recipe.package)
+    wanted = [source for source in sources if re.fullmatch(recipe.versions, source.version)]
     if not wanted:
+        versions = ", ".join(source.version for source in sources)
         raise ReferenceMachineError(
-            f"Debian {recipe.suite} has {recipe.package} {', '.join(versions)}; reference_machine/qemu.toml wants "
-            f"{recipe.versions}"
+            f"Debian {recipe.suite} has {recipe.package} {versions}; "
+            f"reference_machine/qemu.toml wants {recipe.versions}"
         )
-    for version in wanted[:-1]:
+    for source in wanted:
         try:
-            return view.fetch_source(recipe.package, version)
+            view.fetch_source(source)
+            return source
         except SimError as error:
+            if source is wanted[-1]:
+                raise
             say(f"warning: {error}; trying the version before it")
-    return view.fetch_source(recipe.package, wanted[-1])
+    raise AssertionError
 
 
 def _firmware(view: SourceView, recipe: Recipe, place: Path) -> None:

@@ -7,18 +7,18 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from harness.sim.error import SimError
 from harness.sim.lock import locked
 from harness.sim.packages import FETCH_DEADLINE_S, UPDATE_DEADLINE_S, PackageView
 
-_URI = re.compile(r"'[^']+' (\S+) (\d+) (\S+)\Z")
+_VERSION = re.compile(r"^Version: (\S+)$", re.MULTILINE)
+_FILES = re.compile(r"^Checksums-Sha256:\n((?: [0-9a-f]{64} \d+ \S+\n?)+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source package that is here: its version, and its files with the digests that apt checked."""
+    """A source package: its version, and its files with their SHA-256 from the signed lists."""
 
     name: str
     version: str
@@ -38,31 +38,30 @@ class SourceView(PackageView):
 
     kinds = ("deb", "deb-src")
 
-    def versions(self, name: str) -> list[str]:
-        """All versions of a source package that the lists have, the newest first."""
+    def sources(self, name: str) -> list[Source]:
+        """All versions of a source package that the lists have, the newest first; nothing is downloaded."""
         with locked(self._lock):
             ran = self._apt(["apt-cache", "showsrc", "--only-source", name], UPDATE_DEADLINE_S)
-        found = set(re.findall(r"^Version: (\S+)$", ran.stdout, re.MULTILINE))
+        found = {}
+        for paragraph in ran.stdout.split("\n\n"):
+            version, files = _VERSION.search(paragraph), _FILES.search(paragraph)
+            if version and files:
+                listed = [line.split() for line in files[1].splitlines()]
+                paths = tuple(self.archives / line[2] for line in listed)
+                found[version[1]] = Source(name, version[1], paths, tuple(line[0] for line in listed))
         if ran.returncode or not found:
             raise SimError(f"{self.suite} has no source package {name}")
-        return sorted(found, key=functools.cmp_to_key(_compare), reverse=True)
+        newest_first = sorted(found, key=functools.cmp_to_key(_compare), reverse=True)
+        return [found[version] for version in newest_first]
 
-    def fetch_source(self, name: str, version: str) -> Source:
-        """Downloads one version, unless it is here already. Raises SimError, as for one the mirror has dropped."""
-        wanted = f"{name}={version}"
+    def fetch_source(self, source: Source) -> None:
+        """Downloads one; apt leaves alone what is here and right. Raises SimError where the mirror has dropped it."""
+        wanted = f"{source.name}={source.version}"
         with locked(self._lock):
-            listed = self._apt(["source", "--print-uris", "-qq", "--only-source", wanted], UPDATE_DEADLINE_S)
-            found = [match for line in listed.stdout.splitlines() if (match := _URI.match(line.strip()))]
-            if listed.returncode or not found:
-                raise SimError(f"{self.suite} has no source of {wanted}")
-            paths = tuple(self.archives / unquote(match[1]) for match in found)
-            # apt leaves alone what is there and has the right digest.
             ran = self._apt(["source", "--download-only", "-q", "--only-source", wanted], FETCH_DEADLINE_S)
-        if missing := [path.name for path in paths if not path.is_file()]:
-            raise SimError(f"apt could not download {missing[0]}")
-        if ran.returncode:
-            raise SimError(f"apt could not download the source of {wanted}")
-        return Source(name, version, paths, tuple(match[3] for match in found))
+        missing = [path.name for path in source.files if not path.is_file()]
+        if missing or ran.returncode:
+            raise SimError(f"apt could not download {', '.join(missing) or 'the source of ' + wanted}")
 
 
 def _compare(one: str, other: str) -> int:
