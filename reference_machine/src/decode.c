@@ -69,6 +69,7 @@ uint64_t nsvm_decode_exit(CPUX86State *env, uint64_t exit_code, uint64_t exit_in
     }
     nsvm_vmcb_stb(env, NSVM_VMCB_BYTE_COUNT, 0);
     switch (exit_code) {
+    case SVM_EXIT_CR0_SEL_WRITE: /* not named by the manual; KVM looks for it there too */
     case SVM_EXIT_READ_CR0 ... SVM_EXIT_WRITE_CR0 + 15: /* CLTS, LMSW and SMSW have these codes too, and no GPR */
         return insn & NSVM_INSN_MOV_CR_DR ? EXITINFO1_IS_MOV_CR | NSVM_INSN_GPR(insn) : exit_info_1;
     case SVM_EXIT_READ_DR0 ... SVM_EXIT_WRITE_DR0 + 15:
