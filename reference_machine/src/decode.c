@@ -44,15 +44,15 @@ static int fetch(CPUX86State *env, uint8_t *bytes)
     return count;
 }
 
+/* Only as many bytes are written as there are. */
 static void store_bytes(CPUX86State *env)
 {
-    uint8_t bytes[NSVM_DECODE_BYTES];
-    int count = fetch(env, bytes);
+    MemTxAttrs attributes = cpu_get_mem_attrs(env);
+    uint8_t field[1 + NSVM_DECODE_BYTES];
 
-    nsvm_vmcb_stb(env, NSVM_VMCB_BYTE_COUNT, count);
-    for (int i = 0; i < count; i++) {
-        nsvm_vmcb_stb(env, NSVM_VMCB_BYTES + i, bytes[i]);
-    }
+    field[0] = fetch(env, &field[1]);
+    address_space_write(cpu_addressspace(env_cpu(env), attributes), env->vm_vmcb + NSVM_VMCB_BYTE_COUNT, attributes,
+                        field, 1 + field[0]);
 }
 
 /* At an exit, with the guest's state as it will be saved. Returns EXITINFO1. */

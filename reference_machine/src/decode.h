@@ -4,7 +4,6 @@
 
 /* At VMCB 0D0h: bits 3:0 are the count; the bytes follow. */
 #define NSVM_VMCB_BYTE_COUNT 0x0d0
-#define NSVM_VMCB_BYTES 0x0d1
 #define NSVM_DECODE_BYTES 15
 
 uint64_t nsvm_decode_exit(CPUX86State *env, uint64_t exit_code, uint64_t exit_info_1, uintptr_t retaddr);
