@@ -25,7 +25,7 @@ from harness.run.refused import Refusals
 from harness.run.scope import chosen_by, scope_of
 from harness.run.worker import Settings, SetupError, Worker, check_setup
 from harness.sensitivity import replay
-from harness.targets import file_name
+from harness.targets import built_names, file_name
 from harness.targets import names as target_names
 from harness.version import VERSION
 
@@ -46,7 +46,8 @@ MARKERS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options, in one group."""
     group = parser.getgroup("nsvm", "nested SVM conformance")
-    group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {', '.join(target_names())}")
+    named = ", ".join((*target_names(), *built_names()))
+    group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {named}")
     group.addoption("--nsvm-out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET)")
     add_options(group.addoption)
     group.addoption("--nsvm-answers", metavar="FILE", help="keep the target's answers for `nsvm sensitivity`")

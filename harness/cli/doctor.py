@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.no_boot and args.target is None:
         raise UserError("--no-boot goes with --target: without one no guest is started")
     if args.target is not None:
-        if args.target not in machine.known_targets():
+        if args.target not in (*machine.known_targets(), *machine.built_targets()):
             machine.check_targets([args.target])
             from harness.cli import doctor_host
 
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             )
         else:
             findings.append(HostFinding(True, f"target {name}", target.version()))
+    findings += [_to_build(name, programs) for name in machine.built_targets()]
     findings.append(_executor())
     findings.append(_installs())
     everything = [*build, *needs]
@@ -127,6 +128,14 @@ def _version(command: Sequence[str]) -> str:
     first = (done.stdout.splitlines() or [""])[0]
     found = re.search(r"\d+(\.\d+)+", re.sub(r"\([^)]*\)", "", first))
     return found[0] if found else first
+
+
+def _to_build(name: str, programs: machine.Programs) -> HostFinding:
+    """A target that nsvm builds itself: nothing is wrong where it is not."""
+    target = machine.make_target(name, STATE / "nothing-runs-here", programs)
+    missing = target.missing()
+    lacks = "; ".join(f"{item.what} ({item.why})" for item in missing)
+    return HostFinding(None if missing else True, f"target {name}", lacks or target.version())
 
 
 def _executor() -> HostFinding:
