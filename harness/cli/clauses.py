@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.cli.console import EXIT_NEW, EXIT_OK, HarnessError, UserError
 from harness.cli.paths import ROOT
-from harness.judge.clauses import Clause, ClauseError, load_clauses
+from harness.judge.clauses import Clause, ClauseError, load_clauses, load_dropped
 
 COLLECT_DEADLINE_S = 180
 
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Lists them and judges whether the two sides fit."""
     try:
         clauses = load_clauses(ROOT / "suites")
+        undecided = _undecided(clauses.values())
     except ClauseError as error:
         raise UserError(str(error)) from None
     tests = collect()
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
             without_clause.append(str(entry["test"]))
         for name in known:
             checking[name].append(str(entry["test"]))
-    without_test = [name for name, found in checking.items() if not found and not clauses[name].universal]
+    open_ones = {name for name, c in clauses.items() if not c.universal and not c.not_tested}
+    without_test = [name for name, found in checking.items() if not found and name in open_ones]
+    tested_all_the_same = [name for name, found in checking.items() if found and clauses[name].not_tested]
     wanted = [c for c in clauses.values() if any(args.match.lower() in text.lower() for text in (c.id, *c.alias))]
     if args.match and not wanted:
         raise UserError(f"no clause has {args.match!r} in its id or alias")
@@ -58,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             "clauses": [_as_json(c, checking[c.id]) for c in wanted],
             "clauses_without_test": without_test,
             "tests_without_clause": without_clause,
+            "not_tested_but_has_tests": tested_all_the_same,
+            "drafted_and_undecided": undecided,
         }
         json.dump(told, sys.stdout, indent=1)
         print()
@@ -66,12 +71,30 @@ def run(args: argparse.Namespace) -> int:
             print(_line(c, checking[c.id]) if args.short else _text(c, checking[c.id]))
         _print_list("clauses without a test", without_test)
         _print_list("tests without a clause", without_clause)
+        _print_list("clauses that say why no test asks them, and have one", tested_all_the_same)
+        if not args.match:
+            _print_list("drafted clauses that nobody has decided", _in_lines(undecided))
         universal = sum(c.universal for c in clauses.values())
+        not_tested = sum(bool(c.not_tested) for c in clauses.values())
         print(
             f"{len(clauses)} clauses ({universal} of them checked after every VMRUN), {len(tests)} tests; "
-            f"{len(without_test)} clauses without a test, {len(without_clause)} tests without a clause"
+            f"{len(without_test)} clauses without a test, {len(without_clause)} tests without a clause; "
+            f"{not_tested} clauses say why no test asks them; {len(undecided)} drafted clauses are not decided"
         )
-    return EXIT_NEW if without_test or without_clause else EXIT_OK
+    return EXIT_NEW if without_test or without_clause or tested_all_the_same else EXIT_OK
+
+
+def _undecided(clauses: Iterable[Clause]) -> list[str]:
+    """The ids of suites/drafted-clauses.txt that no clause has as an alias and no [[dropped]] table names."""
+    path = ROOT / "suites" / "drafted-clauses.txt"
+    drafted = path.read_text().split() if path.exists() else []
+    decided = {alias for c in clauses for alias in c.alias}
+    decided |= {alias for one in load_dropped(ROOT / "suites") for alias in one.alias}
+    return [each for each in drafted if each not in decided]
+
+
+def _in_lines(names: list[str], a_line: int = 12) -> list[str]:
+    return [" ".join(names[at : at + a_line]) for at in range(0, len(names), a_line)]
 
 
 NOTHING_RAN = 5
@@ -131,12 +154,21 @@ def _as_json(c: Clause, tests: list[str]) -> dict[str, object]:
         "hardware": c.hardware,
         "note": c.note,
         "universal": c.universal,
+        "not_tested": c.not_tested,
         "tests": tests,
     }
 
 
 def _line(c: Clause, tests: list[str]) -> str:
-    checked = "every VMRUN" if c.universal else f"{len(tests)} tests" if len(tests) != 1 else "1 test"
+    checked = (
+        "every VMRUN"
+        if c.universal
+        else "not tested"
+        if c.not_tested
+        else f"{len(tests)} tests"
+        if len(tests) != 1
+        else "1 test"
+    )
     return f"{c.id:50} {c.bit:14} {', '.join(c.alias):10} {checked:12} {c.apm}"
 
 
@@ -153,7 +185,9 @@ def _text(c: Clause, tests: list[str]) -> str:
         lines.append("    checked after every VMRUN")
     for function, count in _functions(tests).items():
         lines.append(f"    test: {function}" + (f" ({count} parameter sets)" if count > 1 else ""))
-    if not tests and not c.universal:
+    if c.not_tested:
+        lines.append(f"    not tested: {c.not_tested}")
+    elif not tests and not c.universal:
         lines.append("    NO TEST")
     return "\n".join(lines) + "\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,20 @@ from harness.svm.features import SVM_BITS
 GROUPS = ("core", "policy", "later_bits", "advisories")
 """What may stand for a clause's `bit` and is none of Fn8000_000A EDX; the name of the suite's folder may, too."""
 CLASSES = ("mandatory", "conditional", "any-of", "implementation-defined", "survive")
-_KNOWN = {"id", "alias", "bit", "statement", "apm", "class", "condition", "trust", "hardware", "note", "universal"}
+_KNOWN = {
+    "id",
+    "alias",
+    "bit",
+    "statement",
+    "apm",
+    "class",
+    "condition",
+    "trust",
+    "hardware",
+    "note",
+    "universal",
+    "not_tested",
+}
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -40,6 +53,16 @@ class Clause:
     hardware: str = ""
     note: str = ""
     universal: bool = False
+    not_tested: str = ""
+    """Why no test asks it; "" where some test must."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Drafted clauses that are none, and why."""
+
+    alias: tuple[str, ...]
+    reason: str
 
 
 def clause(*ids: str) -> Callable[[F], F]:
@@ -78,17 +101,40 @@ def in_force(clauses: Iterable[Clause], cpuid: Cpuid) -> tuple[list[Clause], str
 def load_clauses(root: Path) -> dict[str, Clause]:
     """All clauses below `root` (the suites folder), by id. Raises ClauseError."""
     clauses: dict[str, Clause] = {}
-    for path in sorted(root.glob("*/clauses*.toml")):
-        try:
-            tables = tomllib.loads(path.read_text()).get("clause", [])
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ClauseError(f"{path}: {error}") from None
-        for table in tables:
+    for path, tables in _files(root):
+        for table in tables.get("clause", []):
             read = _clause(table, path)
             if read.id in clauses:
                 raise ClauseError(f"{path}: {read.id} is there twice")
             clauses[read.id] = read
     return clauses
+
+
+def load_dropped(root: Path) -> list[Dropped]:
+    """The drafted clauses that were dropped, from the same files. Raises ClauseError."""
+    dropped = []
+    for path, tables in _files(root):
+        for table in tables.get("dropped", []):
+            if set(table) != {"alias", "reason"} or not table["alias"] or not table["reason"]:
+                raise ClauseError(f"{path}: a [[dropped]] table has alias and reason, and nothing else")
+            dropped.append(Dropped(_texts(table["alias"]), table["reason"]))
+    return dropped
+
+
+def _files(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(root.glob("*/clauses*.toml")):
+        try:
+            read = tomllib.loads(path.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ClauseError(f"{path}: {error}") from None
+        unknown = set(read) - {"clause", "dropped"}
+        if unknown:
+            raise ClauseError(f"{path}: it holds [[clause]] and [[dropped]]; what is {', '.join(sorted(unknown))}?")
+        yield path, read
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _is_svm_bit(name: str) -> bool:
@@ -117,17 +163,17 @@ def _clause(table: dict[str, Any], path: Path) -> Clause:
         features_of(condition)
     except ValueError as error:
         raise ClauseError(f"{path}: {name}: {error}") from None
-    alias = table.get("alias", [])
     return Clause(
         id=name,
         statement=table["statement"],
         apm=table["apm"],
         class_=class_,
         bit=bit,
-        alias=(alias,) if isinstance(alias, str) else tuple(alias),
+        alias=_texts(table.get("alias", [])),
         condition=condition,
         trust=tuple(table["trust"]),
         hardware=table.get("hardware", ""),
         note=table.get("note", ""),
         universal=bool(table.get("universal", False)),
+        not_tested=table.get("not_tested", ""),
     )
