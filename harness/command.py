@@ -43,7 +43,7 @@ COMMANDS = {
     "sensitivity": "harness.cli",
     "test": "harness.project",
 }
-"""The commands in the order in which they are told, and where the module of each is."""
+"""The commands in the order of --help, and where the module of each is."""
 _OTHER_NAMES = {"test": "selftest", "bench": "command"}
 
 

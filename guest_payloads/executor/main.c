@@ -6,7 +6,7 @@ void executor_main(void) __attribute__((noreturn));
 void executor_main(void)
 {
     memset(cpu_at(0), 0, sizeof(struct cpu));
-    load_descriptors(0);                /* first, so that a fault in what follows can be told */
+    load_descriptors(0);                /* first, so that a fault in what follows is recorded */
     crc_start();
     read_boot_info();
     console_start();

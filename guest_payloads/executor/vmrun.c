@@ -53,7 +53,7 @@ static void probe_gif(struct run *run)
         run->probe_waits = requested >> (VECTOR_GIF_PROBE & 31) & 1;
         tries++;
     }
-    note_watchdog(run, requested);      /* its vector is beside the probe's: one read of the APIC less */
+    note_watchdog(run, requested);      /* its vector is next to the probe's: one read of the APIC less */
     open_window();
     run->result |= RESULT_PROBED;
     if (cpu->own_probe != taken)

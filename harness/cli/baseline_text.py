@@ -25,7 +25,7 @@ def entries(text: str, path: Path) -> list[tuple[int, int, Deviation]]:
     tables = tomllib.loads(text).get("deviation", [])
     blocks = _blocks(lines)
     if len(blocks) != len(tables):
-        raise UserError(f"{path}: its entries cannot be told apart; write each as a [[deviation]] of its own")
+        raise UserError(f"{path}: its entries cannot be separated; write each as a [[deviation]] of its own")
     return [
         (start, end, Deviation(str(table["clause"]), "", "", tests=tuple(table.get("tests", ()))))
         for (start, end), table in zip(blocks, tables, strict=True)

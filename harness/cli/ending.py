@@ -1,4 +1,4 @@
-"""What came of a run: its reports, what is told of it, and its exit status."""
+"""What came of a run: its reports, its summary, and its exit status."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def _report(out: Path, *, brief: bool) -> int:
     status = EXIT_OK
     try:
         summary: Summary = summarise(load(record)) if done else render_all(out, html=html, junit=junit).summary
-    except OSError as error:  # a full disk, mostly: what is known is told all the same
+    except OSError as error:  # a full disk, mostly: what is known is printed all the same
         say(f"the report cannot be written: {error}")
         summary, status = summarise(load(record)), EXIT_HARNESS
     if brief:
         print(f"{summary.sentence}. Report: {short(html)}", flush=True)
     else:
         print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
-        print(f"Report: {short(html)} (junit.xml and the record, {record.name}, beside it)", flush=True)
+        print(f"Report: {short(html)} (junit.xml and the record, {record.name}, are in the same folder)", flush=True)
     return summary.exit_status or status
 
 

@@ -73,7 +73,7 @@ def repeat(plan: Plan, out: Path, signals: Signals, times: int) -> int:
     comparison = compare_repeats(summaries)
     _write(out, comparison, known)
     _print(comparison)
-    print(f"Report: {short(out / PAGE)} ({REPEAT_NAME} beside it, each run in a folder of its own)", flush=True)
+    print(f"Report: {short(out / PAGE)} ({REPEAT_NAME} is next to it; each run has a folder of its own)", flush=True)
     if signals.received:
         return interrupted_status(signals.received)
     return EXIT_NEW if comparison.flaky else worst_status(statuses)

@@ -34,7 +34,7 @@ class Plan:
     """None: as many as suit the target."""
     rest: Sequence[str] = ()
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """What the pytest of a target has beside our environment."""
+    """What the pytest of a target has besides our environment."""
 
     @property
     def raw(self) -> bool:

@@ -42,7 +42,7 @@ class Ended:
 
 
 class PytestProcess:
-    """One pytest on one target. `raw`: the terminal is pytest's. `environment`: what it has beside ours."""
+    """One pytest on one target. `raw`: the terminal is pytest's. `environment`: what it has besides ours."""
 
     def __init__(
         self,

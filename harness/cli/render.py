@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
 
     rendered = render_all(find_run(args.folder))
     print_summary(rendered.summary, file=sys.stdout)
-    print(f"Report: {rendered.html} (junit.xml beside it)", flush=True)
+    print(f"Report: {rendered.html} (junit.xml is next to it)", flush=True)
     return int(rendered.summary.exit_status)

@@ -159,7 +159,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _outer(args: argparse.Namespace) -> dict[str, Any]:
-    """Which QEMU, as far as Wanted is told by path."""
+    """Which QEMU, where Wanted has it as a path."""
     from harness.reference import store
     from harness.reference.error import ReferenceMachineError
 

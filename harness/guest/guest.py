@@ -127,7 +127,7 @@ class Guest:
         self._setup.append((steps.raise_event(RaiseKind.NMI_SELF), self.assembled))
 
     def rewind(self) -> None:
-        """The next run starts over with everything written anew."""
+        """The next run starts over with everything written again."""
         self._live = None
 
     def resume(self, at: str | None = None, *, run: Mapping[str, Any] | None = None, **fields: int) -> Exit:

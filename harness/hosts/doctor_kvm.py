@@ -101,7 +101,7 @@ def _device(facts: Facts) -> HostFinding:
         return HostFinding(False, "/dev/kvm", "it is not there", "modprobe kvm_amd nested=1")
     group = lines[-1] if len(lines) > 1 else "kvm"
     told = f"{user} may not open it"
-    return HostFinding(False, "/dev/kvm", told, f"usermod -aG {group} {user}, then log in anew; or log in as root")
+    return HostFinding(False, "/dev/kvm", told, f"usermod -aG {group} {user}, then log in again; or log in as root")
 
 
 def _memory(facts: Facts, spec: HostSpec) -> HostFinding:

@@ -93,7 +93,7 @@ class Follower:
         self.why_not = "the kernel's log is no longer followed: it came too fast"
 
     def _ended(self, error: Exception, stopping: threading.Event) -> None:
-        """The connection is gone; who uses it for more than evidence will be told."""
+        """The connection is gone; who uses it for more than evidence gets an error."""
         if not stopping.is_set():
             self.why_not = f"the connection ended: {str(error)[:200] or type(error).__name__}"
 

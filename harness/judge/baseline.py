@@ -117,7 +117,7 @@ class Baseline:
         self, clause: str, test: str, verdict: Verdict, rows: Rows = (), reason: str = "", *, after_others: bool = False
     ) -> Deviation | None:
         """The entry that expects this verdict of this clause in this test, if there is one. `rows` are those that
-        differ, `reason` is what a loss of the target was told with. `after_others`: a fresh boot does not show it.
+        differ, `reason` says how the target was lost. `after_others`: a fresh boot does not show it.
         """
         for entry in self.deviations:
             if entry.after_others and not after_others:

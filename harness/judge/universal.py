@@ -51,7 +51,7 @@ _CHANGES_SHARED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a check may know beside the exit itself."""
+    """What a check may know besides the exit itself."""
 
     cpuid: Cpuid
     guest_code: bytes

@@ -173,7 +173,7 @@ class Fresh:
 
     @property
     def words(self) -> list[str]:
-        """What a reader is told of it, line by line; nothing where there was no need of a fresh boot."""
+        """It in words for a reader, line by line; nothing where there was no need of a fresh boot."""
         shared = f"{self.shared_verdict} on a shared boot" + (f" ({self.shared_reason})" if self.shared_reason else "")
         match self.state:
             case "same":

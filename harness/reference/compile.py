@@ -82,7 +82,7 @@ def configure(directory: Path, recipe: Recipe, python: Path, version: str, log: 
 
 
 def build(directory: Path, log: Path, jobs: int, progress: Progress = lambda done, total: None) -> Path:
-    """Compiles; `progress` is told how many steps of how many are done. The program."""
+    """Compiles; `progress` gets the number of steps done and of all steps. Returns the program."""
     command = ["ninja", f"-j{jobs}", TARGET]
     deadline = time.monotonic() + COMPILE_DEADLINE_S
     with open(log, "w") as output:

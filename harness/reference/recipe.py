@@ -22,7 +22,7 @@ ENGINE = 1
 
 @dataclass(frozen=True)
 class Firmware:
-    """Files of a Debian package that QEMU needs beside it."""
+    """Files of a Debian package that QEMU needs next to it."""
 
     package: str
     folder: str

@@ -45,7 +45,7 @@ def offered_otherwise(offers: Offers, run: Run, target: str, options: RunOptions
 
 def mended_everywhere(baseline: Baseline, run: Run, target: str) -> Iterator[Result]:
     """Known deviations that no test of a whole run has shown: of a whole clause, or of a universal check in tests that
-    are named. What a test says of a clause that it names itself was told with the test.
+    are named. What a test says of a clause that it names itself stands in its own result.
     """
     universal = {item.clause for item in run.universals if item.checked}
     fired = {item.clause for item in run.universals if item.failed}

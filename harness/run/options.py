@@ -74,7 +74,7 @@ def _bits(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run was asked for, beside its target and its folder."""
+    """What a run was asked for, besides its target and its folder."""
 
     fresh_boot: str = option(
         "--fresh-boot",

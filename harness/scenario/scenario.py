@@ -46,7 +46,7 @@ class Scenario:
 
 class Templates:
     """Pieces of memory that one boot of the executor holds already, by content. Where there is no room left, it
-    forgets them all and begins anew: steps are done in order, so copies that were compiled before find the old ones.
+    forgets them all and starts over: steps are done in order, so copies that were compiled before find the old ones.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ def compile_items(items: Sequence[Item], templates: Templates) -> list[Step]:
 
 
 def memory(addr: int, data: bytes) -> list[Item]:
-    """Memory to be written, in pieces that a boot needs to be told once only."""
+    """Memory to be written, in pieces that a boot needs only once."""
     if len(data) < _BULK_BYTES:
         return list(steps.mem_write(addr, data))
     if data.count(data[0]) == len(data):

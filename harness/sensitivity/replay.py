@@ -115,7 +115,7 @@ def read_answers(path: Path) -> Iterator[Recorded]:
                         str(told["answers"]),
                     )
                 except (ValueError, KeyError, TypeError):
-                    raise AnswersError(f"{path}:{number} is no line of answers; record them anew") from None
+                    raise AnswersError(f"{path}:{number} is no line of answers; record them again") from None
                 yield recorded
     except (OSError, UnicodeDecodeError) as error:
         raise AnswersError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None

@@ -114,7 +114,7 @@ def render(report: Report) -> str:
         (SURVIVES, "tests that notice only that the target is lost; their clauses ask for no more"),
     ):
         lines += _listed(title, _with_reasons((f.test, f.reason) for f in report.named(state)))
-    lines += _listed("RECORDED TESTS THAT THE SUITES DO NOT HAVE; record them anew", report.gone)
+    lines += _listed("RECORDED TESTS THAT THE SUITES DO NOT HAVE; record them again", report.gone)
     lines += _listed("tests without answers, not judged", _with_reasons(report.unrecorded.items()))
     for standing in (IDLE, NEVER, *EXCUSED):
         lines += _listed(standing, list(map(str, report.left(standing))))

@@ -12,7 +12,7 @@ Of those known, the outcomes in which nothing deviates but universal checks are 
 L0 shows in every test, and would hide what the tests name themselves.
 
 A clause, a bit, a target has the worst of its outcomes. Where a record contradicts itself the worse reading is taken,
-and the contradiction is told: a report must not be calmer than its evidence.
+and the contradiction is reported: a report must not be calmer than its evidence.
 """
 
 from __future__ import annotations

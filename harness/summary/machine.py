@@ -29,7 +29,7 @@ class Machine:
     workers: list[str]
     info: TargetInfo
     facts: dict[str, str]
-    """vendor, brand, family, ... in the order to show; only those that CPUID told."""
+    """vendor, brand, family, ... in the order to show; only those that CPUID gave."""
     commands: list[tuple[str, Sequence[str]]]
     """(worker, command line), one for each that differs."""
 

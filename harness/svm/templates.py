@@ -1,7 +1,7 @@
 """VMCB images to start from: legal, minimal, and they run.
 
 They intercept VMRUN (mandatory), VMMCALL (how L2 says it is done), SHUTDOWN, INTR and all exceptions, so that nothing
-L2 does can leave it without an exit. Output fields hold `OUTPUT_PATTERN`, so that "not written" can be told from zero.
+L2 does can leave it without an exit. Output fields hold `OUTPUT_PATTERN`, so that "not written" differs from zero.
 """
 
 from __future__ import annotations

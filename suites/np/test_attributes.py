@@ -55,7 +55,7 @@ def test_l2s_own_nx_follows_l2s_nxe(l1, host, guest_nxe):
     own_tables(l1, guest).set(page, page | OPEN | NX)
     host_nxe(guest, host)
 
-    # With NXE=0 the RSV bit is what counts; P beside it and I/D are not this clause's.
+    # With NXE=0 the RSV bit is what counts; P next to it and I/D are not this clause's.
     info = 0x11 if guest_nxe else masked(8, 8)
     assert guest.run().matches(code=PF, rip=page, info1=info, info2=page)
 

@@ -172,7 +172,7 @@ def test_guest_reserved_bit_comes_before_the_final_address(l1):
     walk.set(1, walk.value(1) | 1 << 51)
     nested_walk.set(1, 0)
 
-    # RSV; P beside it is what core clauses about #PF ask for.
+    # RSV; P next to it is what core clauses about #PF ask for.
     assert guest.run().matches(code=PF, rip=guest["probe"], info1=masked(8, 0x18), info2=guest.regs["rbx"])
 
 

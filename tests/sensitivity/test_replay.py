@@ -384,7 +384,7 @@ DEFECTS = {
     "idle": (lambda report: report.standing.update({IDLE: [ONE]}), f"{IDLE}: 1\n  suites/t.py:1: assert 1\n"),
     "never": (lambda report: report.standing.update({NEVER: [ONE]}), f"{NEVER}: 1\n  suites/t.py:1: assert 1\n"),
     "silent": (lambda report: report.universal.pop(UNIVERSAL_CHECKS[0]), f"  {UNIVERSAL_CHECKS[0]}   NONE\n"),
-    "gone": (lambda report: report.gone.append("suites/t.py::old"), "record them anew: 1\n  suites/t.py::old\n"),
+    "gone": (lambda report: report.gone.append("suites/t.py::old"), "record them again: 1\n  suites/t.py::old\n"),
 }
 
 
