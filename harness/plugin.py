@@ -37,7 +37,7 @@ from harness.record import (
     load,
 )
 from harness.summary import OF_BASELINE, summarise
-from harness.targets import file_name
+from harness.targets import built_names, file_name
 from harness.targets import names as target_names
 from harness.verdict import DEVIATES
 from harness.version import VERSION
@@ -60,7 +60,8 @@ MARKERS = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The options, in one group."""
     group = parser.getgroup("nsvm", "nested SVM conformance")
-    group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {', '.join(target_names())}")
+    named = ", ".join((*target_names(), *built_names()))
+    group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {named}")
     group.addoption("--nsvm-out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET)")
     group.addoption(
         "--fresh-boot",

@@ -64,15 +64,16 @@ TEST_TOOLS = (
 
 def missing_build_tools() -> list[Need]:
     """Which of the tools that build the executor are not on PATH."""
-    return _missing(BUILD_TOOLS)
+    return missing_of(BUILD_TOOLS)
 
 
 def missing_test_tools() -> list[Need]:
     """Which of the tools that only the project's own tests need are not on PATH."""
-    return _missing(TEST_TOOLS)
+    return missing_of(TEST_TOOLS)
 
 
-def _missing(wanted: tuple[tuple[tuple[str, ...], Need], ...]) -> list[Need]:
+def missing_of(wanted: tuple[tuple[tuple[str, ...], Need], ...]) -> list[Need]:
+    """Which needs are not met: none of their tools is here."""
     return [need for tools, need in wanted if not any(_is_here(tool) for tool in tools)]
 
 

@@ -42,6 +42,13 @@ def known_targets() -> tuple[str, ...]:
     return targets.names()
 
 
+def built_targets() -> tuple[str, ...]:
+    """Those that nsvm has to build first."""
+    from harness import targets
+
+    return targets.built_names()
+
+
 def check_targets(names: Sequence[str]) -> list[str]:
     """The names, each once; raises UserError for one that is no target."""
     from harness import targets
@@ -50,7 +57,8 @@ def check_targets(names: Sequence[str]) -> list[str]:
         if name in known_targets():
             continue
         if not targets.is_name(name):
-            raise UserError(f"no target is called {name!r}; there are {', '.join((*known_targets(), *targets.FORMS))}")
+            known = ", ".join((*known_targets(), *built_targets(), *targets.FORMS))
+            raise UserError(f"no target is called {name!r}; there are {known}")
         make_target(name, STATE / "nothing-runs-here", Programs())  # complains
     return list(dict.fromkeys(names))
 

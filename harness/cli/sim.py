@@ -78,6 +78,7 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser], com
     option("--name", help="NAME of sim:NAME; default: kvm or xen, with @VERSION for a suite after bookworm")
     option("--qemu", metavar="PATH", help="the QEMU that emulates the machine; default: the one on PATH")
     option("--outer-suite", metavar="SUITE", help="or the QEMU of this Debian suite, fetched for it")
+    option("--outer", choices=("reference",), help="or the reference machine (./nsvm reference build)")
     option("--kernel", metavar="FILE", type=Path, help="your own bzImage (xen: of dom0)")
     option("--modules", metavar="DIR", type=Path, help="where the modules (*.ko) of --kernel are; none: all built in")
     option("--xen", metavar="FILE", type=Path, help="your own hypervisor: xen or xen.gz from its build")
@@ -121,8 +122,8 @@ def _build(args: argparse.Namespace) -> int:
         kind=args.kind,
         suite=args.suite,
         name=args.name,
-        qemu=args.qemu,
         outer_suite=args.outer_suite,
+        **_outer(args),
         kernel=args.kernel,
         modules=args.modules,
         xen=args.xen,
@@ -132,7 +133,7 @@ def _build(args: argparse.Namespace) -> int:
         with_qemu=args.with_qemu,
     )
     wanted.check()
-    if not (args.qemu or args.outer_suite) and shutil.which("qemu-system-x86_64") is None:
+    if not (wanted.qemu or args.outer_suite) and shutil.which("qemu-system-x86_64") is None:
         need = Need("qemu-system-x86_64", "qemu-system-x86", "emulates the machine of a simulated host")
         ensure([need], may_install=not args.no_install, log=LOG / "apt.log")
     state, new = build(wanted, say, force=args.force)
@@ -145,6 +146,22 @@ def _build(args: argparse.Namespace) -> int:
     if not state.available:
         print(f"not available as a target: {state.reason}")
     return 0
+
+
+def _outer(args: argparse.Namespace) -> dict[str, Any]:
+    """Which QEMU, as far as Wanted is told by path."""
+    from harness.reference import store
+    from harness.reference.error import ReferenceMachineError
+
+    if args.outer is None:
+        return {"qemu": args.qemu}
+    if args.qemu or args.outer_suite:
+        raise UserError("--outer, --qemu and --outer-suite all say which QEMU the outer machine is: give one")
+    try:
+        built = store.current()
+    except ReferenceMachineError as error:
+        raise UserError(str(error)) from None
+    return {"qemu": str(built.program), "outer": args.outer, "outer_bits": built.bits}
 
 
 def _seen_by_guest(state: State) -> State:

@@ -14,6 +14,7 @@ from harness.cli.debian import INSTALL
 
 DESCRIPTIONS = {
     "qemu-tcg": "QEMU's emulated CPU (TCG): quick, the default; shared memory with the harness",
+    "reference": "QEMU's emulated CPU with its SVM completed from the manual: all bits (synthetic)",
     "bochs": "the Bochs emulator: slower, another implementation of SVM to compare with",
 }
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Lists them."""
     programs = machine.programs_of(args)
     listed: list[dict[str, Any]] = []
-    for name in machine.known_targets():
+    for name in (*machine.known_targets(), *machine.built_targets()):
         target = machine.make_target(name, STATE / "nothing-runs-here", programs)
         missing = target.missing()
         listed.append(

@@ -28,7 +28,10 @@ BITS = {
     "VNMI": "VNMI",
 }
 """Bits of Fn8000_000A EDX that a feature may bring, and what QEMU calls them, after CPUID_SVM_."""
-MIGRATED = {"bool": "BOOL", **{f"{sign}int{bits}_t": f"{sign}INT{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)}}
+MIGRATED = {
+    "bool": "BOOL",
+    **{f"{sign}int{bits}_t": f"{sign}INT{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
 """C types that a saved machine keeps, and the name in VMSTATE_name."""
 PROPERTIES = {"bool": "bool", "uint32": "uint32_t", "uint64": "uint64_t", "string": "char *"}
 """Kinds of CPU properties, and their C types."""

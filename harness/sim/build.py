@@ -30,7 +30,7 @@ from harness.sim.packages import Package, PackageView, unpack
 from harness.sim.root import FAILED, READY, Packages
 from harness.sim.state import IMAGE_FORMAT, STATE, State, check_name, home, load
 from harness.sim.wanted import SUITE, VMM_OF_QEMU, Wanted, digest, digest_folder
-from harness.sim.xen_image import XenImage
+from harness.sim.xen_image import XenImage, xen_cpu
 
 BOOT_DEADLINE_S = 240.0
 SAVE_DEADLINE_S = 60.0
@@ -72,8 +72,9 @@ class _Kit:
         self._view = PackageView(wanted.suite, home() / ".packages" / wanted.suite)
         self._packages: list[Package] = []
         self._archives: list[Path] = []
+        cpu = wanted.cpu or xen_cpu(wanted.outer_bits)
         self._image: Image = (
-            XenImage(wanted.append, wanted.memory_mib, wanted.cpu, wanted.xen, qemu=wanted.with_qemu)
+            XenImage(wanted.append, wanted.memory_mib, cpu, wanted.xen, qemu=wanted.with_qemu)
             if wanted.kind == "xen"
             else KvmImage(wanted.append, wanted.memory_mib, wanted.cpu, qemu=wanted.with_qemu)
         )
@@ -97,7 +98,9 @@ class _Kit:
         name = f"{wanted.kind}-{VMM_OF_QEMU[wanted.kind]}" if wanted.with_qemu else wanted.kind
         if wanted.suite != SUITE:
             name += f"@{self._image.version(self._packages)}"
-        if wanted.qemu or wanted.outer_suite:
+        if wanted.outer:
+            name += f"-on-{wanted.outer}"
+        elif wanted.qemu or wanted.outer_suite:
             found = re.search(r"\d+\.\d+", self._qemu.version)
             name += f"-on-qemu-{found[0]}" if found else "-on-qemu"
         return name

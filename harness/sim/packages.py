@@ -72,6 +72,9 @@ class PackageView:
     What was downloaded lies where apt does not look: its --print-uris leaves out what it finds in its own archive.
     """
 
+    kinds: tuple[str, ...] = ("deb",)
+    """What the lists are of: deb for packages, deb-src for their sources."""
+
     def __init__(self, suite: str, directory: Path) -> None:
         if not SUITE_NAME.match(suite):
             raise SimError(f"{suite!r} is no Debian suite: bookworm, trixie, sid are")
@@ -168,12 +171,13 @@ class PackageView:
         suites = [(mirror, self.suite)]
         if self.suite not in ROLLING:
             suites += [(mirror, f"{self.suite}-updates"), (security, f"{self.suite}-security")]
-        return "".join(f"deb [arch=amd64 signed-by={KEYRING}] {where} {suite} main\n" for where, suite in suites)
+        line = f"[arch=amd64 signed-by={KEYRING}]"
+        return "".join(f"{kind} {line} {where} {suite} main\n" for kind in self.kinds for where, suite in suites)
 
     def _apt(self, arguments: Sequence[str], deadline_s: float) -> subprocess.CompletedProcess[str]:
         """Runs apt-get; one that is not done in time has failed as any other that fails."""
         environment = {**os.environ, "APT_CONFIG": str(self._directory.absolute() / "apt.conf"), "LC_ALL": "C"}
-        command = ["apt-get", *arguments]
+        command = list(arguments) if arguments[0].startswith("apt-") else ["apt-get", *arguments]
         try:
             return subprocess.run(
                 command,

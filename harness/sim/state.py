@@ -28,6 +28,10 @@ USUAL = {
     "kvm-qemu": " --with-qemu",
     "xen-hvm": " --with-qemu",
     "kvm-on-qemu-10.0": " --outer-suite trixie",
+    "kvm-on-reference": " --outer reference",
+    "xen-on-reference": " --outer reference",
+    "kvm@6.12-on-reference": " --suite trixie --outer reference",
+    "xen@4.20-on-reference": " --suite trixie --outer reference",
 }
 """What is said to `sim build` for names that it gives by itself."""
 

@@ -25,6 +25,10 @@ class Wanted:
     name: str | None = None
     qemu: str | None = None
     outer_suite: str | None = None
+    outer: str | None = None
+    """What `qemu` is, if nsvm built it: "reference"."""
+    outer_bits: tuple[str, ...] = ()
+    """Bits of Fn8000_000A EDX that a CPU model of it must be given."""
     kernel: Path | None = None
     modules: Path | None = None
     xen: Path | None = None
@@ -39,7 +43,8 @@ class Wanted:
         for option, value in (
             ("--suite", self.suite if self.suite != SUITE else None),
             ("--name", self.name),
-            ("--qemu", self.qemu),
+            ("--qemu", None if self.outer else self.qemu),
+            ("--outer", self.outer),
             ("--outer-suite", self.outer_suite),
             ("--kernel", self.kernel and self.kernel.absolute()),
             ("--modules", self.modules and self.modules.absolute()),

@@ -6,9 +6,10 @@ Xen is what QEMU boots (multiboot); dom0's kernel and initramfs are its modules.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from harness.feature_mask import QEMU_NAMES
 from harness.sim.error import SimError
 from harness.sim.image import COMMON, Image, new_root, short_version
 from harness.sim.kernel import Kernel
@@ -90,6 +91,11 @@ class XenImage(Image):
         """See Image."""
         qemu = (DEVICE_MODEL, *DEVICE_MODEL_DATA) if self._qemu else ()
         return [*COMMON, *MODULES, *PROGRAMS, *TOOLS, *STORE_TOOLS, RC, XL_CONF, *qemu]
+
+
+def xen_cpu(bits: Iterable[str]) -> str:
+    """The CPU model, with more bits of Fn8000_000A EDX, by the APM's names, than QEMU itself has."""
+    return CPU + "".join(f",+{QEMU_NAMES[bit]}" for bit in bits)
 
 
 def uncompressed(path: Path) -> bytes:

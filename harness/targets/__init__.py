@@ -12,22 +12,29 @@ from collections.abc import Callable
 from harness.targets.base import Target, TargetError, TargetOptions
 from harness.targets.bochs import Bochs
 from harness.targets.qemu import QemuTcg
+from harness.targets.reference import Reference
 
 Factory = Callable[[TargetOptions], Target]
 
 _FACTORIES: dict[str, Factory] = {QemuTcg.name: QemuTcg, Bochs.name: Bochs}
+_BUILT: dict[str, Factory] = {Reference.name: Reference}
 PREFIXES = ("host:", "ssh://", "sim:")
 FORMS = ("host:NAME", "ssh://USER@HOST?l0=kvm", "sim:NAME")
 
 
 def names() -> tuple[str, ...]:
-    """The names of all targets but hosts."""
+    """The names of the targets that packages bring."""
     return tuple(_FACTORIES)
+
+
+def built_names() -> tuple[str, ...]:
+    """The names of those that nsvm has to build first."""
+    return tuple(_BUILT)
 
 
 def is_name(name: str) -> bool:
     """Whether it can be a target's name; a host of that name need not be there."""
-    return name in _FACTORIES or name.startswith(PREFIXES)
+    return name in _FACTORIES or name in _BUILT or name.startswith(PREFIXES)
 
 
 def file_name(name: str) -> str:
@@ -42,13 +49,15 @@ def create(name: str, options: TargetOptions) -> Target:
     """
     if name in _FACTORIES:
         return _FACTORIES[name](options)
+    if name in _BUILT:
+        return _BUILT[name](options)
     if name.startswith("sim:"):
         from harness.targets.sim_host import SimHost
 
         return SimHost(name, options)
     if name.startswith(PREFIXES):
         return _host(name, options)
-    raise KeyError(f"no target named {name!r}; there are {', '.join((*_FACTORIES, *FORMS))}")
+    raise KeyError(f"no target named {name!r}; there are {', '.join((*_FACTORIES, *_BUILT, *FORMS))}")
 
 
 def register(name: str, factory: Factory) -> None:
