@@ -94,8 +94,10 @@ void nsvm_ferr_intercept(CPUX86State *env, uintptr_t retaddr)
     }
 }
 
-/* INTn in virtual-8086 mode: the intercept comes before the #GP for IOPL. */
-void helper_nsvm_intn(CPUX86State *env, uint32_t vector)
+/* INTn in virtual-8086 mode with IOPL below 3: the intercept comes before the #GP. */
+void helper_nsvm_intn(CPUX86State *env, uint32_t vector, uint32_t length)
 {
-    cpu_svm_check_intercept_param(env, SVM_EXIT_SWINT, vector, GETPC());
+    if (cpu_svm_has_intercept(env, SVM_EXIT_SWINT)) {
+        raise_interrupt(env, vector, length);
+    }
 }

@@ -21,7 +21,9 @@ static void nsvm_correct_checks(DisasContext *s, X86DecodedInsn *decode)
     }
 #ifndef CONFIG_USER_ONLY
     if (decode->e.gen == gen_INT && GUEST(s) && VM86(s) && IOPL(s) < 3) {
-        gen_helper_nsvm_intn(tcg_env, tcg_constant_i32((uint8_t)decode->immediate));
+        gen_update_cc_op(s);
+        gen_update_eip_cur(s);
+        gen_helper_nsvm_intn(tcg_env, tcg_constant_i32((uint8_t)decode->immediate), cur_insn_len_i32(s));
     }
 #endif
 }

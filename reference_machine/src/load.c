@@ -58,6 +58,7 @@ void nsvm_load_guest(CPUX86State *env)
     for (int i = 0; i < ARRAY_SIZE(with_short_base); i++) {
         env->segs[with_short_base[i]].base &= 0xffffffff;
     }
+    nsvm_segments_update(env);
     env->nsvm.load.guest_has_pat = env->hflags2 & HF2_NPT_MASK;
     if (env->nsvm.load.guest_has_pat) {
         env->nsvm.load.host_pat = env->pat;
