@@ -4,6 +4,7 @@
  */
 #include "qemu/osdep.h"
 #include "cpu.h"
+#include "system/runstate.h"
 #include "tcg/helper-tcg.h"
 
 #define RFLAGS_DEFINED 0x3f7fd5
@@ -97,5 +98,15 @@ void nsvm_load_save_guest(CPUX86State *env)
     if (env->nsvm.load.guest_has_pat) {
         nsvm_vmcb_stq(env, offsetof(struct vmcb, save.g_pat), env->pat);
         nsvm_load_drop_guest(env);
+    }
+}
+
+/* After #VMEXIT has reloaded the host's state. */
+void nsvm_load_check_host(CPUX86State *env)
+{
+    bool legacy_pae = (env->cr[0] & CR0_PG_MASK) && (env->cr[4] & CR4_PAE_MASK) && !(env->efer & MSR_EFER_LMA);
+
+    if (nsvm_on(env) && legacy_pae && nsvm_pdpes_are_illegal(env, env->cr[3])) {
+        qemu_system_reset_request(SHUTDOWN_CAUSE_GUEST_RESET);
     }
 }

@@ -20,6 +20,7 @@ void nsvm_load_fix_dr(CPUX86State *env, uint64_t *dr6, uint64_t *dr7);
 void nsvm_load_check_rip(CPUX86State *env);
 void nsvm_load_save_guest(CPUX86State *env);
 void nsvm_load_drop_guest(CPUX86State *env);
+void nsvm_load_check_host(CPUX86State *env);
 #endif
 
 /* Whether one of the eight fields of a PAT has an undefined type (7.8.1). */
