@@ -7,6 +7,8 @@
  * owner: VMRUN with another ASID empties them. So what a hypervisor forgets to flush under one ASID shows, what it
  * forgets to flush of an ASID that did not run last does not.
  *
+ * Switching SVM off or on empties everything; the manual does not say whether a CPU does, and may always.
+ *
  * TLB_CONTROL 7 and a guest's MOV CR3 leave global pages (CR4.PGE and the G bit of the guest's own tables). Nested
  * translations go with TLB_CONTROL 1 and 3 only. A host's own MOV CR3 empties all of the host's, as in stock QEMU.
  */
@@ -215,7 +217,7 @@ void nsvm_asid_wrmsr(CPUX86State *env, uint32_t msr, uint64_t value)
         nsvm_asid_flush_all(env);
         break;
     case MSR_EFER:
-        if ((value ^ env->efer) & MSR_EFER_NXE) {
+        if ((value ^ env->efer) & (MSR_EFER_NXE | MSR_EFER_SVME)) {
             nsvm_asid_flush_all(env);
         }
         break;

@@ -57,3 +57,11 @@ bool nsvm_pause_is_filtered(CPUX86State *env, uint32_t exit_code)
     }
     return env->nsvm.pause.count-- != 0;
 }
+
+/* A guest's PAUSE that does not exit. Where a filter counts, the guest goes on at once: it exits soon enough. */
+void helper_nsvm_pause(CPUX86State *env)
+{
+    if (!env->nsvm.pause.loaded || !cpu_svm_has_intercept(env, SVM_EXIT_PAUSE)) {
+        helper_pause(env);
+    }
+}
