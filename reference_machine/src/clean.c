@@ -7,7 +7,7 @@
  * copy alone; what the CPU stores in the VMCB goes into both. Fields of no group always come from memory.
  *
  * The manual is silent about a VMRUN that is refused: its copy is dropped here. VMSAVE and VMLOAD use no field of a
- * group. RESET forgets all copies, INIT does not, and a saved machine starts without them.
+ * group. RESET and a change of EFER.SVME forget all copies, INIT does not, and a saved machine starts without them.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
@@ -146,6 +146,21 @@ void nsvm_clean_vmexit(CPUX86State *env)
         env->nsvm.clean.copies[env->nsvm.clean.index].key = 0;
     }
     env->nsvm.clean.in_use = 0;
+}
+
+static void forget(CPUX86State *env)
+{
+    for (int i = 0; i < NSVM_CLEAN_COPIES; i++) {
+        env->nsvm.clean.copies[i].key = 0;
+    }
+}
+
+/* A guest may do this too: its copy stays in use until its #VMEXIT. */
+void nsvm_clean_wrmsr(CPUX86State *env, uint32_t msr, uint64_t value)
+{
+    if (msr == MSR_EFER && ((value ^ env->efer) & MSR_EFER_SVME)) {
+        forget(env);
+    }
 }
 
 void nsvm_clean_post_load(CPUX86State *env)
