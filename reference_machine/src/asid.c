@@ -31,9 +31,8 @@
 #define MOST_ENTRIES_TO_WALK 4096
 
 #define CR0_OF_TRANSLATION (CR0_PG_MASK | CR0_WP_MASK | CR0_PE_MASK)
-#define CR4_OF_TRANSLATION \
-    (CR4_PGE_MASK | CR4_PAE_MASK | CR4_PSE_MASK | CR4_SMEP_MASK | CR4_SMAP_MASK | CR4_LA57_MASK | CR4_PKE_MASK \
-     | CR4_PKS_MASK | CR4_PCIDE_MASK)
+#define CR4_OF_RIGHTS (CR4_SMEP_MASK | CR4_SMAP_MASK | CR4_LA57_MASK | CR4_PKE_MASK | CR4_PKS_MASK)
+#define CR4_OF_TRANSLATION (CR4_PGE_MASK | CR4_PAE_MASK | CR4_PSE_MASK | CR4_PCIDE_MASK | CR4_OF_RIGHTS)
 #define EFER_OF_TRANSLATION (MSR_EFER_NXE | MSR_EFER_LMA)
 
 #define MSR_SYSCFG 0xc0010010
@@ -87,10 +86,19 @@ static void flush_non_global(CPUX86State *env)
     flush(env, too_large); /* also empties the cache of translated blocks by virtual address */
 }
 
-/* What a guest's translations depend on besides what it flushes itself: 15.16 has no word about these. */
-static uint32_t guest_mode(CPUX86State *env)
+/*
+ * What QEMU's translations of a guest depend on, and real ones do not: a hypervisor may change it without a flush.
+ * (CR0.PG, WP, CD, NW, CR3, CR4.PGE, PAE, PSE, EFER.NXE, LMA, LME and N_CR3 it may not: 15.16.)
+ */
+static bool guest_is_another(CPUX86State *env)
 {
-    return env->hflags2 & HF2_NPT_MASK ? env->nested_pg_mode << 1 | 1 : 0;
+    uint32_t mode = env->hflags2 & HF2_NPT_MASK ? env->nested_pg_mode << 1 | 1 : 0;
+    uint32_t cr4 = env->cr[4] & CR4_OF_RIGHTS;
+    bool another = env->nsvm.asid.mode != mode || env->nsvm.asid.cr4 != cr4;
+
+    env->nsvm.asid.mode = mode;
+    env->nsvm.asid.cr4 = cr4;
+    return another;
 }
 
 /* Before VMRUN's TLB_CONTROL 1, which QEMU does. Encodings that the CPU does not have do nothing (15.16.1). */
@@ -101,10 +109,9 @@ void nsvm_asid_vmrun(CPUX86State *env, uint32_t asid)
     if (!nsvm_asids_are_kept(env)) {
         return; /* all is flushed at every VMRUN */
     }
-    if (env->nsvm.asid.owner != asid || env->nsvm.asid.mode != guest_mode(env)) {
+    if (guest_is_another(env) || env->nsvm.asid.owner != asid) {
         flush(env, GUEST_INDEXES | NESTED_INDEX);
         env->nsvm.asid.owner = asid;
-        env->nsvm.asid.mode = guest_mode(env);
     }
     if (nsvm_has(env, CPUID_SVM_FLUSHASID)) {
         if (control == TLB_CONTROL_FLUSH_ASID) {
@@ -169,11 +176,17 @@ void nsvm_asid_flush_for_cr3(CPUX86State *env)
     }
 }
 
-/* Bits of CR4 whose change stock QEMU does not flush for: a switch always did. */
-void nsvm_asid_flush_for_cr4(CPUX86State *env, uint32_t changed)
+/* Before CR4 changes: bits for which stock QEMU does not flush, since a switch of worlds always did. */
+void nsvm_asid_write_cr4(CPUX86State *env, uint32_t value)
 {
-    if (nsvm_asids_are_kept(env) && (changed & (CR4_PKE_MASK | CR4_PKS_MASK | CR4_PCIDE_MASK))) {
+    if (!nsvm_asids_are_kept(env)) {
+        return;
+    }
+    if ((value ^ env->cr[4]) & (CR4_PKE_MASK | CR4_PKS_MASK | CR4_PCIDE_MASK)) {
         nsvm_asid_flush(env);
+    }
+    if (nsvm_in_guest(env) && !env->nsvm.asid.switching) {
+        env->nsvm.asid.cr4 = value & CR4_OF_RIGHTS;
     }
 }
 

@@ -20,7 +20,7 @@ void nsvm_asid_note_host(CPUX86State *env);
 void nsvm_asid_check_host(CPUX86State *env);
 void nsvm_asid_flush(CPUX86State *env);
 void nsvm_asid_flush_for_cr3(CPUX86State *env);
-void nsvm_asid_flush_for_cr4(CPUX86State *env, uint32_t changed);
+void nsvm_asid_write_cr4(CPUX86State *env, uint32_t value);
 void nsvm_asid_flush_page(CPUX86State *env, target_ulong address);
 void nsvm_asid_flush_all(CPUX86State *env);
 void nsvm_asid_wrmsr(CPUX86State *env, uint32_t msr, uint64_t value);
