@@ -48,6 +48,8 @@ def build(recipe: Recipe, tools: Tools, *, force: bool = False) -> tuple[Built, 
     with locked(home / ".lock", lambda: tools.say("somebody else builds the reference machine: waiting for that")):
         if not force and (there := store.find(recipe.key)):
             return there, False
+        for leftover in home.glob(".build-*"):  # of a build that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         _room(home)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=home) as scratch:
             directory = Path(scratch) / "tree"
