@@ -18,6 +18,7 @@ MEASURES: Mapping[str, Measure] = {
     "bundle": rates.bundle,
     "vmrun": rates.vmrun_loop,
     "stock": stock.against,
+    "stock-linux": stock.linux,
     "suite": suite.workers,
     "slow-line": suite.slow_line,
     "sim-first": remote.first,
