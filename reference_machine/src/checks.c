@@ -21,7 +21,6 @@
 /* Vectors of exceptions that an event of TYPE 3 may have: not NMI, 9, 15, nor those of features not offered. */
 #define EXCEPTIONS 0x400f7dfb
 
-
 uint64_t nsvm_efer_allowed(CPUX86State *env)
 {
     uint64_t extended = env->features[FEAT_8000_0001_EDX];

@@ -15,6 +15,25 @@ static inline bool nsvm_debug_is_discarded(CPUX86State *env)
 {
     return nsvm_on(env) && !(env->hflags2 & HF2_GIF_MASK);
 }
+
+/* HLT has ended with RFLAGS.TF set. Nothing can exit from here: the #DB is raised in the main loop. */
+static inline void nsvm_debug_trap_after_halt(CPUX86State *env)
+{
+    env->error_code = 0;
+    env->exception_is_int = 0;
+    env->exception_next_eip = env->eip;
+    env->nsvm.debug.halt_trap = true;
+    env_cpu(env)->exception_index = EXCP01_DB;
+}
+
+static inline void nsvm_debug_ask_after_halt(CPUX86State *env)
+{
+    if (env->nsvm.debug.halt_trap) {
+        env->nsvm.debug.halt_trap = false;
+        nsvm_debug_raised(env, EXCP01_DB);
+        cpu_svm_check_intercept_param(env, SVM_EXIT_EXCP_BASE + EXCP01_DB, 0, 0);
+    }
+}
 #endif
 
 #endif

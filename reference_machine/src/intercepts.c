@@ -38,7 +38,7 @@ static bool cr0_change_is_intercepted(CPUX86State *env, uint64_t value)
            && ((env->cr[0] ^ value) & ~(uint64_t)(CR0_TS_MASK | CR0_MP_MASK));
 }
 
-/* Whether the four page-directory pointers are read now, and are illegal. With nested paging each is read at its use. */
+/* Whether the four page-directory pointers are read now and are illegal. With nested paging each is read at its use. */
 static bool pdpes_are_illegal(CPUX86State *env, uint64_t cr0, uint64_t cr3, uint64_t cr4)
 {
     bool enters_long_mode = (env->efer & MSR_EFER_LME) && (cr0 & CR0_PG_MASK);

@@ -91,5 +91,6 @@ void nsvm_smm_leave(CPUX86State *env)
     env->intercept_exceptions = env->nsvm.interrupts.smm_exceptions;
     env->hflags |= HF_GUEST_MASK;
     env->hflags2 |= env->nsvm.interrupts.smm_hflags2;
+    nsvm_segments_update(env);
     tlb_flush(env_cpu(env));
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Segments of a guest outside 64-bit mode (APM2 4.5.3, 4.12). Data accesses that the translator makes itself are checked;
- * those of helpers, of x87 and of SSE, and fetches are not.
+ * Segments of a guest outside 64-bit mode (APM2 4.5.3, 4.12). Data accesses that the translator makes itself are
+ * checked; those of helpers, of x87 and of SSE, and fetches are not.
  */
 #include "qemu/osdep.h"
 #include "cpu.h"

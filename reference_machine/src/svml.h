@@ -6,6 +6,9 @@
 #define NSVM_VM_CR_LOCK (1 << 3)
 #define NSVM_VM_CR_SVMDIS (1 << 4)
 
+/* Fn8000_0008 EBX: EFER.LMSLE is not supported. */
+#define NSVM_CPUID_NO_LMSLE (1 << 20)
+
 #ifndef CONFIG_USER_ONLY
 bool nsvm_svml_wrmsr(CPUX86State *env, uint32_t msr, uint64_t value, uintptr_t retaddr);
 bool nsvm_svml_rdmsr(CPUX86State *env, uint32_t msr, uintptr_t retaddr);
