@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from harness.bench import boot, rates, remote, suite
+from harness.bench import boot, rates, remote, stock, suite
 from harness.bench.figure import Bench, Failed, Figure, NotMeasured
 
 Measure = Callable[[Bench], list[Figure]]
@@ -17,6 +17,7 @@ MEASURES: Mapping[str, Measure] = {
     "memory": rates.memory,
     "bundle": rates.bundle,
     "vmrun": rates.vmrun_loop,
+    "stock": stock.against,
     "suite": suite.workers,
     "slow-line": suite.slow_line,
     "sim-first": remote.first,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from harness.cli.bootstrap import BootstrapError, ensure_venv
 from harness.cli.console import HarnessError, UserError, say
 from harness.cli.debian import Need, ensure
-from harness.cli.paths import LOG
+from harness.cli.paths import LOG, ROOT
 from harness.cli.steps_bar import StepsBar
 
 if TYPE_CHECKING:
     from harness.reference.build import Tools
     from harness.reference.recipe import Recipe
     from harness.reference.store import Built
+    from harness.sim.state import State
 
 REQUIREMENTS = "requirements/reference.txt"
 CPU_MINUTES = 4
@@ -47,6 +49,18 @@ of one CPU's time, downloads {DOWNLOAD_MB} MB, needs {NEEDED_MB} MB of disk whil
   ./nsvm reference build                 then: ./nsvm run --target reference
   ./nsvm reference build --tree DIR      for those who change it: keeps source and build in DIR, and builds again
                                          what has changed within seconds; prints the path of the program
+"""
+
+JUDGES = ("kvm", "xen", "branches")
+_JUDGE = """\
+Software that was not written for the reference machine runs on it:
+
+  kvm       Linux with kvm_amd, 6.1 and 6.12: as L0 it runs our L1 as its guest, and that one guests of its own
+  xen       Xen 4.17 and 4.20, the same
+  branches  in that Linux: block stepping by ptrace (DEBUGCTL.BTF), branch records through /dev/cpu/0/msr
+
+The hosts are built first, where they are not there (./nsvm sim build ... --outer reference). Exit status 1 if a judge
+finds something wrong.
 """
 
 
@@ -82,6 +96,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         if name == "remove":
             action.add_argument("key", metavar="KEY", nargs="?", help="as `list` shows it; default: all")
         action.set_defaults(act=act)
+    judge = actions.add_parser(
+        "judge",
+        parents=[common],
+        help="have Linux with KVM, and Xen, judge it",
+        description=_JUDGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    judge.add_argument("judges", metavar="JUDGE", nargs="*", help=f"{', '.join(JUDGES)}; default: all")
+    judge.set_defaults(act=_judge)
     for action in actions.choices.values():
         action.allow_abbrev = False
     parser.set_defaults(run=run)
@@ -148,6 +171,53 @@ def _tell(there: Built, *, new: bool) -> int:
     print(f"reference machine {there.key}: {there.source}, {there.size / 1e6:.0f} MB, {took}")
     print(f"features: {', '.join(there.made_of['features'])}; bits: {', '.join(there.bits)}")
     return 0
+
+
+def _judge(args: argparse.Namespace) -> int:
+    from harness.reference import judge, store
+
+    for name in args.judges:
+        if name not in JUDGES:
+            raise UserError(f"no judge is called {name!r}; there are {', '.join(JUDGES)}")
+    store.current()
+    wanted = args.judges or list(JUDGES)
+    failed = 0
+    for kind in ("kvm", "xen"):
+        if kind not in wanted and (kind != "kvm" or "branches" not in wanted):
+            continue
+        for suite in judge.SUITES:
+            if _nsvm("sim", "build", kind, "--suite", suite, "--outer", judge.OUTER) != 0:
+                print(f"FAIL  {kind} of {suite}: it does not come up")
+                failed += 1
+        for state in judge.hosts(kind):
+            if kind in wanted:
+                failed += not _judged_by_guests(state)
+            if kind == "kvm" and "branches" in wanted:
+                said = judge.branches(state, print)
+                failed += not _told(said.status == 0, f"branch records and block stepping, {state.l0_version}")
+    return 1 if failed else 0
+
+
+def _judged_by_guests(state: State) -> bool:
+    """Whether guests, and guests of guests, live on that L0 as they should."""
+    from harness.reference import judge
+
+    if not _told(state.available, f"{state.l0_version} starts guests that have SVM {state.reason}".strip()):
+        return False
+    for line in judge.what_l0_uses(state).lines:
+        print(f"      {line}")
+    status = _nsvm("run", "--target", f"sim:{state.name}", *judge.PARTS)
+    return _told(status == 0, f"guests of guests on {state.l0_version}: {' '.join(judge.PARTS)}")
+
+
+def _told(good: bool, what: str) -> bool:
+    print(f"{'PASS' if good else 'FAIL'}  {what}", flush=True)
+    return good
+
+
+def _nsvm(*words: str) -> int:
+    print(f"$ ./nsvm {' '.join(words)}", flush=True)
+    return subprocess.run([str(ROOT / "nsvm"), *words], check=False, stdin=subprocess.DEVNULL).returncode
 
 
 def _list(args: argparse.Namespace) -> int:

@@ -141,12 +141,16 @@ def units(tally: Tally, arguments: Sequence[str]) -> None:
 def emulators(tally: Tally, arguments: Sequence[str]) -> None:
     """The tests that boot one, then the suites on each emulator through the command itself."""
     # First: tests use what is built.
+    reference = call([str(ROOT / "nsvm"), "reference", "build"]) == 0
     built = [name for name, how in SIM_BUILDS.items() if call([str(ROOT / "nsvm"), "sim", "build", *how]) == 0]
     _pytest(tally, ["-m", "emulator", *arguments])
     if arguments:
         return
     for target in SUITE_TARGETS:
         _suites(tally, target)
+    tally.check("reference build", reference)
+    if reference:
+        _suites(tally, "reference")
     for name, how in SIM_BUILDS.items():
         tally.check(f"sim build {' '.join(how)}", name in built)
         if name in built and name in SIM_PARTS:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from harness.cli import machine
+from harness.cli import machine, reference
 from harness.cli.bootstrap import BootstrapError, ensure_venv, told
 from harness.cli.console import EXIT_NEW, EXIT_OK, EXIT_TERMINATED, UserError, say
 from harness.cli.debian import Need, ensure, missing_build_tools, missing_test_tools
@@ -69,7 +69,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         usage="nsvm test [options] [-- pytest arguments]",
         description="Runs tox environments: lint (ruff; the executor with warnings as errors, reproducible), "
         "types (mypy), units (tests without "
-        "an emulator), emulators (tests with one, and the suites on QEMU TCG and Bochs). "
+        "an emulator), emulators (tests with one, and the suites on QEMU TCG, Bochs, the reference machine and "
+        "simulated hosts). "
         "Exit status 0 if nothing failed, 1 if something did, 2 if something is missing.",
     )
     names = [environment.name for environment in ENVIRONMENTS]
@@ -94,6 +95,7 @@ def _run_all(chosen: Sequence[Environment], args: argparse.Namespace, started: f
     if any(environment.emulates for environment in chosen):
         for name in machine.known_targets():
             needs += machine.missing_for(name, machine.Programs())
+        needs += reference.missing_needs()
     ensure(needs, may_install=not args.no_install, log=LOG / "apt.log")
     if any(environment.builds for environment in chosen):
         machine.build_executor()

@@ -67,7 +67,7 @@ def hook(directory: Path, recipe: Recipe) -> list[str]:
 def configure(directory: Path, recipe: Recipe, python: Path, version: str, log: Path) -> None:
     """QEMU's configure, with a Python that has a meson that is new enough."""
     build = directory / "build"
-    options = [*recipe.options, f"--with-pkgversion=nsvm reference machine, Debian {version}"]
+    options = [*recipe.options, f"--with-pkgversion=nsvm reference machine, synthetic, Debian {version}"]
     wanted = hashlib.sha256("\0".join([*options, *recipe.devices]).encode()).hexdigest()
     done = build / CONFIGURED
     if done.is_file() and done.read_text() == wanted:

@@ -16,7 +16,7 @@ from harness.reference.features import Feature, load_all
 PROJECT = Path(__file__).resolve().parents[2]
 OURS = PROJECT / "reference_machine"
 KEY_LENGTH = 12
-ENGINE = 1
+ENGINE = 2
 """Counted up when the same reference_machine/ would become another program."""
 
 

@@ -12,7 +12,7 @@ from harness.guest.needs import NotOffered
 from harness.judge.clauses import in_force
 from harness.judge.comparisons import HARNESS, Comparisons, noting, surely_asserts
 from harness.judge.expect import Match, Row
-from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
+from harness.judge.verdict import DEVIATES, Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
 from harness.link.session import ExecutorRefused, Past, TargetLost
 from harness.machine.base import Watched
 from harness.record import AFTER_OTHERS, BaselineRef, Check, Evidence, Fresh, News, Result, Verdict
@@ -48,7 +48,8 @@ class Decided:
         self._l1 = l1
         verdict, news = overall(verdicts)
         self.verdict: Verdict = verdict or attempt.verdict
-        self.news: News = news or "ok"
+        # Without a clause, as in a file outside suites/, nothing excuses a deviation.
+        self.news: News = news or ("new" if attempt.verdict in DEVIATES else "ok")
         deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
         self._evidence: list[Evidence] = (
             gather(attempt, l1, worker.settings.root, l0_log) if deviates and evidence is None else evidence or []

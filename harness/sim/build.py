@@ -36,6 +36,8 @@ from harness.sim.xen_image import XenImage, xen_cpu
 BOOT_DEADLINE_S = 240.0
 SAVE_DEADLINE_S = 60.0
 PROBE_DEADLINE_S = 60.0
+MODULES_OF_JUDGES = ("msr",)
+"""On the reference machine Linux judges the branch records, which it reads through /dev/cpu/0/msr."""
 
 Say = Callable[[str], None]
 
@@ -77,7 +79,13 @@ class _Kit:
         self._image: Image = (
             XenImage(wanted.append, wanted.memory_mib, cpu, wanted.xen, qemu=wanted.with_qemu)
             if wanted.kind == "xen"
-            else KvmImage(wanted.append, wanted.memory_mib, wanted.cpu, qemu=wanted.with_qemu)
+            else KvmImage(
+                wanted.append,
+                wanted.memory_mib,
+                wanted.cpu,
+                qemu=wanted.with_qemu,
+                modules=MODULES_OF_JUDGES if wanted.outer else (),
+            )
         )
         self._qemu: OuterQemu
 

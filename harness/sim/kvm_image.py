@@ -33,11 +33,14 @@ echo "nsvm: kvm_amd nested=$(cat /sys/module/kvm_amd/parameters/nested) npt=$(ca
 class KvmImage(Image):
     """It is saved running: a Linux that was stopped before does not come back with a working network."""
 
-    def __init__(self, append: str, memory_mib: int | None, cpu: str | None, *, qemu: bool) -> None:
+    def __init__(
+        self, append: str, memory_mib: int | None, cpu: str | None, *, qemu: bool, modules: Sequence[str] = ()
+    ) -> None:
         usual = MEMORY_WITH_QEMU_MIB if qemu else MEMORY_MIB
         super().__init__(f"{APPEND} {append}".strip(), memory_mib or usual, cpu or CPU)
         self._own = append
         self._qemu = qemu
+        self._modules = (*MODULES, *modules)
 
     def packages(self, *, own_kernel: bool) -> list[Choice]:
         """See Image."""
@@ -48,7 +51,7 @@ class KvmImage(Image):
     def files(self, kernel: Kernel, packages: Packages, suite: str, user: KeyPair, host: KeyPair) -> dict[str, bytes]:
         """See Image."""
         root = new_root(packages, "nsvm-kvm", suite, user, host)
-        root.modules(kernel, MODULES, self._own, {"kvm_amd": KVM_AMD_OPTIONS})
+        root.modules(kernel, self._modules, self._own, {"kvm_amd": KVM_AMD_OPTIONS})
         if self._qemu:
             _add_qemu(root, packages)
         return {"vmlinuz": kernel.image.read_bytes(), "initrd": root.archive(RC)}
@@ -65,7 +68,7 @@ class KvmImage(Image):
         """See Image."""
         return [
             *COMMON,
-            *MODULES,
+            *self._modules,
             " ".join(f"{name}={value}" for name, value in KVM_AMD_OPTIONS.items()),
             RC,
             f"qemu={self._qemu}",

@@ -91,6 +91,11 @@ class State:
         return words
 
     @property
+    def synthetic(self) -> bool:
+        """Whether the outer machine is the reference machine: its answers are our reading of the manual."""
+        return "nsvm reference machine" in self.qemu_version
+
+    @property
     def again(self) -> str:
         """What has it built again, whatever has changed."""
         return f"{self.command or build_command(self.name)} --force"

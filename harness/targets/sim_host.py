@@ -51,7 +51,11 @@ class SimHost:
     def baselines(self) -> tuple[str, ...]:
         """What is true of the kind of L0, and what comes from the emulated CPU below it."""
         kind = states.check_name(self.name)[:3]
-        return (kind, f"{kind}-on-tcg")
+        try:
+            synthetic = self._built().synthetic
+        except TargetError:
+            synthetic = False
+        return (kind, f"{kind}-on-reference" if synthetic else f"{kind}-on-tcg")
 
     @property
     def spec(self) -> HostSpec:

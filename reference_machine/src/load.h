@@ -13,6 +13,17 @@ static inline uint8_t nsvm_vmcb_ldub(CPUX86State *env, unsigned offset)
     return x86_ldub_phys(env_cpu(env), env->vm_vmcb + offset);
 }
 
+/*
+ * VMRUN, VMLOAD and VMSAVE of an address without memory, or of a device's: QEMU would look for the block that it runs,
+ * to begin it again with this instruction as its last, with a return address that its SVM helpers do not hand on.
+ */
+static inline void nsvm_load_may_touch_devices(CPUX86State *env)
+{
+    if (nsvm_on(env)) {
+        env_cpu(env)->neg.can_do_io = true;
+    }
+}
+
 void nsvm_load_leave_long_mode(CPUX86State *env);
 void nsvm_load_efer(CPUX86State *env);
 void nsvm_load_guest(CPUX86State *env);

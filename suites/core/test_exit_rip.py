@@ -57,7 +57,7 @@ def test_intercepted_instruction_has_not_happened(l1, code, intercept, exitcode)
     """RIP at its first byte; RAX, RSP, RFLAGS (RF is left open) and all other registers as they were before."""
     guest = l1.guest(f"nop\nstart: {code}\nvmmcall", intercept=[intercept], regs={"rcx": 0})
     page, maps = l1.scratch(1), l1.scratch(5)
-    guest.regs["rbx"] = page
+    guest.regs.update({"rbx": page, "r15": page})  # R15: an address that CR3 can hold
     guest.write(maps, b"\xff" * 0x5000)
     guest.vmcb.update({"rax": page, "rflags": FLAGS, "iopm_base_pa": maps, "msrpm_base_pa": maps + 0x3000})
 

@@ -508,6 +508,16 @@ def test_a_run_that_left_a_test_out_is_no_whole_one(suite, pytester, arguments):
     assert [line["exit_status"] for line in lines if line["kind"] == "end"] == [3]
 
 
+def test_outside_the_suites_a_test_may_name_no_clause_and_fails_all_the_same(suite, pytester):
+    (pytester.path / "test_scratch.py").write_text(
+        "def test_two(l1):\n    exit = l1.guest('vmmcall').run()\n    assert exit is None\n"
+    )
+    done, results, _ = suite(TEST.format(asid=1), "--target", "fake", "test_scratch.py")
+
+    assert done.ret == 1
+    assert (results["test_two"]["verdict"], results["test_two"]["news"]) == ("FAIL", "new")
+
+
 def test_condition_skips_and_names_the_bit(suite):
     done, results, _ = suite('@clause("core.avic")\ndef test_one(l1):\n    assert run(l1).ran\n')
 

@@ -100,6 +100,17 @@ def test_a_target_that_is_not_built(tmp_path: Path) -> None:
     target.close()
 
 
+def test_on_the_reference_machine_the_baseline_is_another_and_the_version_says_synthetic(
+    state: State, tmp_path: Path
+) -> None:
+    version = "QEMU 10.0.13 (nsvm reference machine, synthetic, Debian 1:10.0.13)"
+    dataclasses.replace(state, qemu_version=version, argv=("qemu", "-accel", "tcg", "-cpu", "max,+svm")).save()
+    target = SimHost("sim:kvm", TargetOptions(tmp_path, tmp_path / "elf", tmp_path / "disk"))
+
+    assert target.baselines == ("kvm", "kvm-on-reference")
+    assert "synthetic" in target.version()
+
+
 @pytest.fixture
 def state(home: Path, monkeypatch: pytest.MonkeyPatch) -> State:
     """A state that no guest was asked on yet, and nothing to build."""
