@@ -9,8 +9,8 @@ shows L1 or L2 the exceptions that it intercepts for its own purposes.
 import pytest
 
 from harness import VMEXIT, clause, masked
-from harness.scenario import places
 from suites.lib.event_guest import ABSENT, ABSENT3, BEYOND_GDT, NO_PAGE, EventGuest
+from suites.lib.nested_maps import share_tables
 
 ALL = [f"exc_{n}" for n in range(32)]
 V = 1 << 31
@@ -150,7 +150,7 @@ def test_nothing_is_intercepted(l1, mode, code, vector, error, length, more, tab
         l1.need("NP")
     guest = raising(l1, mode, code, vector, more, no_intercept=ALL, np=tables != "shadow")
     if tables == "shared":
-        guest.guest.vmcb["n_cr3"] = places.TABLES_LONG
+        share_tables(l1, guest.guest)
     guest.guest.vmcb["cr2"] = 0x1122_3000
 
     exit = guest.run()
