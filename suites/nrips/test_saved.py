@@ -8,7 +8,7 @@ list of its own and forgets one exit, or exits with what an earlier one left, se
 Without NRIPS the field is not written at all.
 """
 
-from harness import CR0, RFLAGS, VMEXIT, cases, clause
+from harness import CR0, CR4, RFLAGS, VMEXIT, cases, clause
 from suites.lib.intercepting import LDT_SELECTOR, OSXSAVE, TSS_SELECTOR
 from suites.nrips.instructions import Insn, around, nrip, raw, rows, saves_next
 
@@ -25,14 +25,16 @@ CONTROL = {
     **rows("cr8_read", "mov rax, cr8", "mov r9, cr8"),
     "lock_mov_eax_cr0": Insn(raw("f0 0f 20 c0"), "cr8_read", **ALT_MOV_CR8),
     "lock_mov_eax_cr0-prot32": Insn(raw("f0 0f 20 c0"), "cr8_read", "prot32", **ALT_MOV_CR8),
-    "lock_mov_cr0_eax-real16": Insn(raw("f0 0f 22 c0"), "cr8_write", "real16", **ALT_MOV_CR8),
-    **rows("cr0_write", "mov cr0, rax", "mov cr0, r15", "lmsw ax", "lmsw word ptr [rbx]", "clts"),
+    "lock_mov_cr0_eax-real16": Insn(raw("f0 0f 22 c0"), "cr8_write", "real16", vmcb={"rax": 5}, **ALT_MOV_CR8),
+    **rows("cr0_write", "mov cr0, rax", vmcb={"rax": CD}),
+    **rows("cr0_write", "mov cr0, r15", regs={"r15": CD}),
+    **rows("cr0_write", "lmsw ax", "lmsw word ptr [rbx]", "clts"),
     **rows("cr0_write", "mov cr0, eax", "lmsw ax", "clts", mode="prot32"),
     **rows("cr0_write", "mov cr0, eax", "lmsw [bx + 0x1234]", "clts", mode="real16"),
     **rows("cr2_write", "mov cr2, rbx"),
-    **rows("cr3_write", "mov cr3, rbx", "mov cr3, r10"),
-    **rows("cr4_write", "mov cr4, rbx"),
-    **rows("cr8_write", "mov cr8, rbx", "mov cr8, r11"),
+    **rows("cr3_write", "mov cr3, rbx", "mov cr3, r10", regs={"r10": 0x1000}),
+    **rows("cr4_write", "mov cr4, rbx", regs={"rbx": CR4.PAE}),
+    **rows("cr8_write", "mov cr8, rbx", "mov cr8, r11", regs={"rbx": 5, "r11": 5}),
     **rows("dr0_read", "mov rax, dr0", "mov r8, dr0"),
     **rows("dr3_read", "mov rdi, dr3"),
     **rows("dr6_read", "mov rsi, dr6"),
@@ -67,7 +69,7 @@ EXCEPTIONS = {
     **rows("#OF", "into", mode="real16", **OVERFLOW),
     "2e_into-prot32": Insn(raw("2e ce"), "#OF", "prot32", **OVERFLOW),
     **rows("#BR", "bound eax, [ebx]", "bound ax, [ebx + 0x10]", mode="prot32", vmcb={"rax": 0x7FFF}),
-    **rows("#BR", "bound eax, fs:[ebx]", mode="compat32", vmcb={"rax": 0x7FFF}),
+    **rows("#BR", "bound eax, [ebx]", mode="compat32", vmcb={"rax": 0x7FFF}),
     **rows("#BR", "bound ax, [bx]", mode="real16", vmcb={"rax": 0x7FFF}),
 }
 
@@ -188,19 +190,21 @@ def test_instructions_that_go_elsewhere(l1, insn):
     assert saves_next(l1, around(l1, insn), insn)
 
 
-STRINGS = ["insb", "insw", "insd", "outsb", "outsw", "outsd", "rep insb", "rep outsd"]
+FOUR = {"regs": {"rcx": 4}}
+STRINGS = ["insb", "insw", "insd", "outsb", "outsw", "outsd"]
 IO = {
     **rows("ioio", "in al, 0x80", "in ax, 0x80", "in eax, 0x80", "in al, dx", "in ax, dx", "in eax, dx"),
     **rows("ioio", "out 0x80, al", "out 0x80, ax", "out 0x80, eax", "out dx, al", "out dx, ax", "out dx, eax"),
     **rows("ioio", *STRINGS),
-    **rows("ioio", "in al, 0x80", "out dx, ax", "rep insd", mode="prot32"),
-    **rows("ioio", "in eax, 0x80", "out dx, al", "rep outsw", mode="real16"),
-    "66_67_f3_6d": Insn(raw("66 67 f3 6d"), "ioio"),
-    "f3_48_6d": Insn(raw("f3 48 6d"), "ioio"),
-    "64_f3_6e": Insn(raw("64 f3 6e"), "ioio"),
-    "f2_6e": Insn(raw("f2 6e"), "ioio"),
-    "67_f3_6c-real16": Insn(raw("67 f3 6c"), "ioio", "real16"),
-    "2e_66_f3_6f-prot32": Insn(raw("2e 66 f3 6f"), "ioio", "prot32"),
+    **rows("ioio", "rep insb", "rep outsd", **FOUR),
+    **rows("ioio", "in al, 0x80", "out dx, ax", "rep insd", mode="prot32", **FOUR),
+    **rows("ioio", "in eax, 0x80", "out dx, al", "rep outsw", mode="real16", **FOUR),
+    "66_67_f3_6d": Insn(raw("66 67 f3 6d"), "ioio", **FOUR),
+    "f3_48_6d": Insn(raw("f3 48 6d"), "ioio", **FOUR),
+    "64_f3_6e": Insn(raw("64 f3 6e"), "ioio", **FOUR),
+    "f2_6e": Insn(raw("f2 6e"), "ioio", **FOUR),
+    "67_f3_6c-real16": Insn(raw("67 f3 6c"), "ioio", "real16", **FOUR),
+    "2e_66_f3_6f-prot32": Insn(raw("2e 66 f3 6f"), "ioio", "prot32", **FOUR),
 }
 
 
