@@ -12,7 +12,13 @@ CPUID = "0f a2"
 LEGACY = ["26", "2e", "36", "3e", "64", "65", "66", "67", "f2", "f3"]
 REX = ["40", "41", "44", "48", "4f"]
 MIXED = ["66 67", "66 66", "f2 66 2e", "f3 67 65 66", "66 f2 f3 67 2e 64"]
-MIXED_REX = ["66 48", "67 4c", "f3 64 41", "48 66", "4f 64 67"]  # a REX with a prefix behind it counts, and does nothing
+MIXED_REX = [
+    "66 48",
+    "67 4c",
+    "f3 64 41",
+    "48 66",
+    "4f 64 67",
+]  # a REX with a prefix behind it counts, and does nothing
 PREFIXES = [("long64", prefix) for prefix in LEGACY + REX + MIXED + MIXED_REX]
 PREFIXES += [(mode, prefix) for mode in ("prot32", "real16") for prefix in LEGACY + MIXED]
 
@@ -152,13 +158,17 @@ def test_mod_of_register_moves(l1, insn):
     assert saves_next(l1, around(l1, insn), insn)
 
 
+CODES = {"cpuid": CPUID, "hlt": "f4", "vmmcall": "0f 01 d9"}
+LENGTHS = {f"{name}_{length}_bytes": (name, length) for name in CODES for length in (5, 14, 15)}
+
+
 @clause("nrips.length.fifteen_bytes", "nrips.absent")
 @cases("mode", ["long64", "compat32", "prot32", "real16"])
-@cases("code, length", {f"{name}_{length}": (code, length) for name, code in {"cpuid": "0f a2", "hlt": "f4", "vmmcall": "0f 01 d9"}.items() for length in (5, 14, 15)})  # fmt: skip
-def test_up_to_fifteen_bytes(l1, mode, code, length):
+@cases("name, length", LENGTHS)
+def test_up_to_fifteen_bytes(l1, mode, name, length):
     """Filled up with 66h, which each of these takes any number of times."""
-    fill = "66 " * (length - len(bytes.fromhex(code)))
-    insn = Insn(raw(fill + code), {"0f a2": "cpuid", "f4": "hlt"}.get(code, "vmmcall"), mode)
+    fill = "66 " * (length - len(bytes.fromhex(CODES[name])))
+    insn = Insn(raw(fill + CODES[name]), name, mode)
     guest = around(l1, insn)
 
     assert saves_next(l1, guest, insn)

@@ -36,9 +36,15 @@ def at(l1, address, data, mode="long64", **options):
     return guest
 
 
+ENDS = {
+    f"{len(code)}_bytes_{before}_before": (code, before)
+    for code, before in [(CPUID, 1), (CPUID, 2), *((LONG_CPUID, before) for before in (1, 8, 14, 15))]
+}
+
+
 @clause("nrips.places.pages", "nrips.absent")
 @cases("mode", ["long64", "pae32", "real16"])
-@cases("code, before", {f"{len(code)}_bytes_{before}_before": (code, before) for code, before in ((CPUID, 1), (CPUID, 2), (LONG_CPUID, 1), (LONG_CPUID, 8), (LONG_CPUID, 14), (LONG_CPUID, 15))})  # fmt: skip
+@cases("code, before", ENDS)
 def test_at_the_end_of_a_page(l1, mode, code, before):
     """Some bytes in one page and the rest in the next, or none."""
     guest = l1.guest("vmmcall", mode=mode, intercept=["cpuid"])
@@ -65,7 +71,9 @@ def test_the_next_page_is_missing(l1, code):
 
 
 @clause("nrips.places.beyond_4g", "nrips.absent")
-@cases("start", {"ends_at_4g": AT_4G - 2, "crosses_4g": AT_4G - 1, "behind_4g": AT_4G + 0x10, "high_half": TOP - 0x1000})
+@cases(
+    "start", {"ends_at_4g": AT_4G - 2, "crosses_4g": AT_4G - 1, "behind_4g": AT_4G + 0x10, "high_half": TOP - 0x1000}
+)
 def test_64_bit_addresses(l1, start):
     """64-bit code runs on across 4 GiB, and nRIP has all 64 bits."""
     guest = at(l1, start, CPUID)
@@ -129,8 +137,11 @@ def test_16_bit_code_beyond_64k(l1, start, protected):
     assert guest.run().matches(code=VMEXIT.CPUID, rip=start, nrip=nrip(l1, start + 2))
 
 
+BASES = [("real16", 0x2_0000), ("prot16", 0x2_0000), ("prot32", 0x1000), ("compat32", 0x4000), ("long64", 0x1000)]
+
+
 @clause("nrips.places.no_base", "nrips.absent")
-@cases("mode, base", {"real16": ("real16", 0x2_0000), "prot16": ("prot16", 0x2_0000), "prot32": ("prot32", 0x1000), "compat32": ("compat32", 0x4000), "long64": ("long64", 0x1000)})  # fmt: skip
+@cases("mode, base", BASES)
 def test_base_of_cs_is_not_in_it(l1, mode, base):
     """RIP and nRIP count from CS.base; 64-bit code has none, whatever the field holds."""
     guest = l1.guest("nop\nstart: cpuid\nnext: vmmcall", mode="real16" if "16" in mode else mode, intercept=["cpuid"])
