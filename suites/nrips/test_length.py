@@ -91,7 +91,7 @@ ADDRESSES_16 = {
 }
 FORMS = {
     **{f"{id}-{mode}": (mode, form) for mode in ("long64", "prot32") for id, form in ADDRESSES.items()},
-    **{f"{id}-67-real16": ("real16", f"67 {form}") for id, form in ADDRESSES.items()},
+    **{f"{id}-67-real16": ("real16", f"67 {form}") for id, form in list(ADDRESSES.items())[2::3]},
     **{f"{id}-real16": ("real16", form) for id, form in ADDRESSES_16.items()},
     **{f"{id}-67-prot32": ("prot32", f"67 {form}") for id, form in ADDRESSES_16.items()},
     "67_base-long64": ("long64", "67 3b"),

@@ -57,6 +57,7 @@ NOT_AN_INSTRUCTION = {
     "vex_movups": Insn(raw("c5 fc 10 03"), "cpuid"),
     "vex3_movups": Insn(raw("c4 c1 7c 10 45 10"), "cpuid"),
     "lldt-real16": Insn("lldt ax", "lldt", "real16"),
+    "vmcall": Insn(raw("0f 01 c1"), "vmmcall"),
 }
 
 
