@@ -233,6 +233,7 @@ def test_msrs(l1, insn):
     assert saves_next(l1, around(l1, insn), insn)
 
 
+XSETBV = OSXSAVE | {"rax": 1}  # what XCR0 may hold
 VIRTUALIZATION = {
     **rows("vmrun", "vmrun"),
     **rows("vmmcall", "vmmcall"),
@@ -259,8 +260,8 @@ VIRTUALIZATION = {
     "rex_mwait": Insn(raw("4f 0f 01 c9"), "mwait", needs="MONITOR"),
     **rows("monitor", "monitorx", needs="MONITORX", regs={"rdx": 0}),
     **rows("mwait", "mwaitx", needs="MONITORX"),
-    **rows("xsetbv", "xsetbv", needs="XSAVE", vmcb=OSXSAVE, regs={"rdx": 0}),
-    "rex_xsetbv": Insn(raw("48 0f 01 d1"), "xsetbv", needs="XSAVE", vmcb=OSXSAVE, regs={"rdx": 0}),
+    **rows("xsetbv", "xsetbv", needs="XSAVE", vmcb=XSETBV, regs={"rdx": 0}),
+    "rex_xsetbv": Insn(raw("48 0f 01 d1"), "xsetbv", needs="XSAVE", vmcb=XSETBV, regs={"rdx": 0}),
     **rows("rdpru", "rdpru", needs="RDPRU"),
     **rows("invpcid", "invpcid rdx, [rbx]", needs="INVPCID", regs={"rdx": 2}),
     **rows("invpcid", "invpcid r9, [r13 + 0x100]", needs="INVPCID", regs={"r9": 2}),
