@@ -119,7 +119,7 @@ BEFORE = {
     "clts": "clts",
     "apic": "mov ebx, 0xfee00030\nmov eax, [rbx]",
     "apic_string": "mov esi, 0xfee00030\nlodsd",
-    "apic_push": "mov ebx, 0xfee00030\npush qword ptr [rbx]",
+    "apic_test": "mov ebx, 0xfee00030\ntest [rbx], eax",
 }
 THEN = {"hlt": (raw("66 f4"), VMEXIT.HLT, True), "ud": ("ud2", VMEXIT.EXCP_UD, False)}
 
