@@ -30,8 +30,11 @@ ACCESSES = {
 
 
 MODES = [
-    *(("pf", mode) for mode in PF_MODES), ("pf_np", "long64"), ("pf_np", "pae32"), *(("npf", mode) for mode in NPF_MODES),
-]  # fmt: skip
+    *(("pf", mode) for mode in PF_MODES),
+    ("pf_np", "long64"),
+    ("pf_np", "pae32"),
+    *(("npf", mode) for mode in NPF_MODES),
+]
 
 
 def case(kind, *values, id):
@@ -111,7 +114,8 @@ IMPLICIT = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "code"), [case(kind, code, id=f"{kind}-{name}") for name, code in IMPLICIT.items() for kind in ("pf", "npf")]
+    ("kind", "code"),
+    [case(kind, code, id=f"{kind}-{name}") for name, code in IMPLICIT.items() for kind in ("pf", "npf")],
 )
 def test_stack(l1, kind, code):
     """The access is to L2's stack, and RSP is in the page that is missing."""
@@ -197,7 +201,9 @@ def test_event_delivery(l1, event):
 
     exit = guest.run()
 
-    assert exit.matches(code=VMEXIT.NPF, rip=guest["at"], info2=masked(idt, ~0xFFF), exitintinfo=masked(1 << 31, 1 << 31))
+    assert exit.matches(
+        code=VMEXIT.NPF, rip=guest["at"], info2=masked(idt, ~0xFFF), exitintinfo=masked(1 << 31, 1 << 31)
+    )
     count = exit.vmcb["insn_len"]
     assert l1.expect("count", count <= FETCHED, True)
     assert exit.matches(insn_bytes=masked(first(stream(guest)), mask(count)))

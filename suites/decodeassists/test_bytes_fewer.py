@@ -80,7 +80,14 @@ def _next_page(l1, kind, name, before):
     return guest
 
 
-LIMITED = [("pf", "compat32"), ("pf", "paged32"), ("pf_np", "pae32"), ("npf", "compat32"), ("npf", "prot32"), ("npf", "real16")]
+LIMITED = [
+    ("pf", "compat32"),
+    ("pf", "paged32"),
+    ("pf_np", "pae32"),
+    ("npf", "compat32"),
+    ("npf", "prot32"),
+    ("npf", "real16"),
+]
 
 
 def _limited(l1, kind, mode, room):

@@ -86,7 +86,9 @@ def test_other_exits(l1, before, code, intercept, exitcode):
     """As the first exit of this VMCB, and after one that gave bytes; the field is filled before each VMRUN."""
     if before == "npf":
         l1.need("NP")
-    guest = faulting(l1, "npf" if before == "npf" else "pf", f"fault: mov al, [rbx]\nat: {code}\nvmmcall", intercept=[intercept])
+    guest = faulting(
+        l1, "npf" if before == "npf" else "pf", f"fault: mov al, [rbx]\nat: {code}\nvmmcall", intercept=[intercept]
+    )
     maps = l1.scratch(5)
     guest.write(maps, b"\xff" * 0x5000)
     guest.vmcb.update({"iopm_base_pa": maps, "msrpm_base_pa": maps + 0x3000, "rax": guest.vmcb_pa})

@@ -65,15 +65,17 @@ def test_long_mode(l1, text, address):
 
 
 @clause("decodeassists.invlpg.address")
-@cases("code, after", {"rip": ("0x0f, 0x01, 0x3d", 0), "eip": ("0x67, 0x0f, 0x01, 0x3d", 0), "fs_rip": ("0x64, 0x0f, 0x01, 0x3d", FS)})
-def test_relative_to_rip(l1, code, after):
+@cases("prefix, base", {"rip": ("", 0), "eip": ("0x67, ", 0), "fs_rip": ("0x64, ", FS)})
+def test_relative_to_rip(l1, prefix, base):
     """RIP is that of the next instruction."""
-    guest = l1.guest(f"nop\nstart: .byte {code}\n.long -0x765432\nnext: vmmcall", intercept=["invlpg"])
+    guest = l1.guest(
+        f"nop\nstart: .byte {prefix}0x0f, 0x01, 0x3d\n.long -0x765432\nnext: vmmcall", intercept=["invlpg"]
+    )
     guest.vmcb["fs.base"] = FS
 
     exit = guest.run(vmload=True)
 
-    assert exit.matches(code=VMEXIT.INVLPG, rip=guest["start"], info1=guest["next"] - 0x76_5432 + after)
+    assert exit.matches(code=VMEXIT.INVLPG, rip=guest["start"], info1=guest["next"] - 0x76_5432 + base)
 
 
 BASES = {"ds.base": 0x10_0000, "ss.base": 0x20_0000, "es.base": 0x30_0000, "fs.base": 0x40_0000, "gs.base": 0x50_0000}
