@@ -28,14 +28,14 @@ def faulting(l1, kind, code, mode="long64", **options):
     `kind` is "pf", "pf_np" for a #PF of L2 under nested paging, or "npf".
     """
     text = with_tail(code)
+    if kind != "pf":
+        l1.need("NP")
     if kind == "npf":
         guest, nested = nested_guest(l1, text, mode=mode, **options)
         page = _LOW if mode == "real16" else l1.scratch(1)
         nested.set(page, 0)
         at = (page & 0xFFFF if mode == "real16" else page) + _OFFSET
     else:
-        if kind == "pf_np":
-            l1.need("NP")
         guest, far = tlb_maps.far_guest(l1, text, mode, np=kind == "pf_np", **options)
         guest.write(far.entry, bytes(4 if mode == "paged32" else 8))
         at = guest.regs["rbx"] & ~0xFFF | _OFFSET
