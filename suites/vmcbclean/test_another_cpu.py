@@ -10,7 +10,7 @@ import pytest
 from harness import any_of, cases, clause
 from suites.vmcbclean.probes import ALL, EVERY
 
-NAMES = ("general1", "iopm_base", "v_tpr", "n_cr3", "cr0", "cr3", "dr7", "idtr_base", "ds_selector", "cr2")
+NAMES = ("general1", "iopm_base", "v_tpr", "n_cr3", "cr0", "cr3", "dr7", "idtr_base", "ds_selector")
 CHOSEN = {name: ALL[name] for name in NAMES}
 
 

@@ -14,7 +14,7 @@ from suites.vmcbclean import probes
 from suites.vmcbclean.probes import ALL_ONES, EVERY, Probe, bit_set, clear
 
 # One field behind each bit.
-NAMES = ("general1", "tsc_offset", "msrpm_base", "v_tpr", "n_cr3", "cr0", "dr7", "idtr_base", "ds_selector", "cr2")
+NAMES = ("general1", "tsc_offset", "msrpm_base", "v_tpr", "n_cr3", "cr0", "dr7", "idtr_base", "ds_selector")
 ONE_EACH = {name: probes.ALL[name] for name in NAMES}
 SOFTWARE = 1 << 31
 RESERVED = ALL_ONES & ~EVERY

@@ -75,13 +75,13 @@ def test_l0_works_for_l2_meanwhile(l1, work, np):
         l1.need("NP")
     if "xgetbv" in work:
         l1.need("XSAVE")
-    code = f"again: {work}\nmov rax, cr2\nmov rbx, dr6\nmov rcx, cr8\nmov edx, ds\nend: vmmcall"
-    state = {"cr2": 0x1111_2222, "dr6": 0xFFFF_4FF0, "v_tpr": 7, "ds.selector": 0x1238}
+    code = f"again: {work}\nmov rax, dr7\nmov rbx, dr6\nmov rcx, cr8\nmov edx, ds\nend: vmmcall"
+    state = {"dr7": 0x00DF_0400, "dr6": 0xFFFF_4FF0, "v_tpr": 7, "ds.selector": 0x1238}
     guest = l1.guest(code, np=np, vmcb=state, regs={"rdi": l1.scratch(1), "rsi": 0xFEE0_0030})
     for clean in (0, EVERY, EVERY):
         guest.vmcb.update({"rip": guest["again"], "clean": clean})
         exit = guest.run()
-        assert exit.reached("end", rax=0x1111_2222, regs={"rbx": 0xFFFF_4FF0, "rcx": 7, "rdx": 0x1238})
+        assert exit.reached("end", rax=0x00DF_0400, regs={"rbx": 0xFFFF_4FF0, "rcx": 7, "rdx": 0x1238})
 
 
 @clause("vmcbclean.l0_own_vmcb")

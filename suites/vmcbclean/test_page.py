@@ -12,8 +12,8 @@ from suites.vmcbclean.probes import ALL, ALL_ONES, EVERY, Probe
 
 # Probes whose two values lie in the VMCB alone, so that two VMCBs can hold one each.
 PAIRS = {name: probe for name, probe in ALL.items() if name not in ("cr_write", "dr_write")}
-CR2_A, CR2_B = 0x1111_2222, 0x3333_4444
-READ_CR2 = "again: mov rax, cr2\nend: vmmcall"
+DR7_A, DR7_B = 0x400, 0x00DF_0400  # no breakpoint is enabled
+READ = "again: mov rax, dr7\nend: vmmcall"
 
 
 @clause("vmcbclean.two_vmcbs", "vmcbclean.absent")
@@ -33,31 +33,29 @@ def test_two_vmcbs_take_turns(l1, probe: Probe):
 @cases("asids", {"same": (1, 1), "other": (1, 2)})
 def test_asid_does_not_matter(l1, asids):
     """Two VMCBs, under one ASID or two."""
-    guests = [
-        l1.guest(READ_CR2, vmcb={"cr2": cr2, "asid": asid}) for cr2, asid in zip((CR2_A, CR2_B), asids, strict=True)
-    ]
+    guests = [l1.guest(READ, vmcb={"dr7": dr7, "asid": asid}) for dr7, asid in zip((DR7_A, DR7_B), asids, strict=True)]
     for clean in (0, EVERY, EVERY):
-        for guest, cr2 in zip(guests, (CR2_A, CR2_B), strict=True):
+        for guest, dr7 in zip(guests, (DR7_A, DR7_B), strict=True):
             guest.vmcb.update({"rip": guest["again"], "clean": clean})
-            assert guest.run().reached("end", rax=cr2)
+            assert guest.run().reached("end", rax=dr7)
 
 
 @clause("vmcbclean.asid_is_no_key", "vmcbclean.absent")
 def test_another_asid(l1):
     """Bit 2 is clear, all others are set: L2 goes on with the rest as it was."""
-    guest = l1.guest(READ_CR2, vmcb={"cr2": CR2_A})
-    assert guest.run().reached("end", rax=CR2_A)
+    guest = l1.guest(READ, vmcb={"dr7": DR7_A})
+    assert guest.run().reached("end", rax=DR7_A)
 
     exit = guest.resume("again", asid=min(2, l1.cpuid.nasid - 1), clean=EVERY & ~(1 << Clean.ASID))
 
-    assert exit.reached("end", rax=CR2_A)
+    assert exit.reached("end", rax=DR7_A)
 
 
 # Pages of the arena that nothing else uses: they were no VMCB since the boot, but for this very test.
 VIRGIN = {
     "every_bit": (places.VMCB + 0x4000, EVERY),
     "all_ones": (places.VMCB + 0x5000, ALL_ONES),
-    "bit9": (places.VMCB + 0x6000, 1 << Clean.CR2),
+    "bit6": (places.VMCB + 0x6000, 1 << Clean.DRX),
 }
 
 
@@ -65,24 +63,24 @@ VIRGIN = {
 @cases("page, clean", VIRGIN)
 def test_fresh_page(l1, page, clean):
     """The first VMRUN of a page says that nothing was changed. Another VMCB has run before."""
-    assert l1.guest(READ_CR2, vmcb={"cr2": CR2_A}).run().reached("end", rax=CR2_A)
-    guest = l1.guest(READ_CR2, vmcb={"cr2": CR2_B, "clean": clean}, vmcb_pa=page)
+    assert l1.guest(READ, vmcb={"dr7": DR7_A}).run().reached("end", rax=DR7_A)
+    guest = l1.guest(READ, vmcb={"dr7": DR7_B, "clean": clean}, vmcb_pa=page)
 
-    assert guest.run().reached("end", rax=CR2_B)
+    assert guest.run().reached("end", rax=DR7_B)
 
 
 @clause("vmcbclean.fresh_page", "vmcbclean.absent")
 def test_vmcb_moved_to_another_page(l1):
     """L1 copies a VMCB that has run to a fresh page, changes it there, and says that nothing was changed."""
-    guest = l1.guest(READ_CR2, vmcb={"cr2": CR2_A})
-    assert guest.run().reached("end", rax=CR2_A)
-    moved = l1.guest(READ_CR2, vmcb_pa=places.VMCB + 0x8000)
+    guest = l1.guest(READ, vmcb={"dr7": DR7_A})
+    assert guest.run().reached("end", rax=DR7_A)
+    moved = l1.guest(READ, vmcb_pa=places.VMCB + 0x8000)
     rip, rsp = moved.vmcb["rip"], moved.vmcb["rsp"]
     moved.vmcb.data[:] = guest.vmcb.data
-    moved.vmcb.update({"rip": rip, "rsp": rsp, "cr2": CR2_B, "clean": EVERY})
+    moved.vmcb.update({"rip": rip, "rsp": rsp, "dr7": DR7_B, "clean": EVERY})
 
-    assert moved.run().reached("end", rax=CR2_B)
-    assert guest.resume("again", clean=EVERY).reached("end", rax=CR2_A)
+    assert moved.run().reached("end", rax=DR7_B)
+    assert guest.resume("again", clean=EVERY).reached("end", rax=DR7_A)
 
 
 @clause("vmcbclean.page_reused")
@@ -90,18 +88,18 @@ def test_vmcb_moved_to_another_page(l1):
 def test_page_reused_for_another_vmcb(l1, clean):
     """The page holds another guest now, whose bits claim that it does not. With 0 it runs."""
     pa = places.VMCB
-    first = l1.guest(READ_CR2, vmcb={"cr2": CR2_A}, vmcb_pa=pa)
-    assert first.run().reached("end", rax=CR2_A)
+    first = l1.guest(READ, vmcb={"dr7": DR7_A}, vmcb_pa=pa)
+    assert first.run().reached("end", rax=DR7_A)
     second = l1.guest(
-        "again: mov eax, cr2\nend: vmmcall", mode="prot32", vmcb={"cr2": CR2_B, "clean": clean}, vmcb_pa=pa
+        "again: mov eax, dr7\nend: vmmcall", mode="prot32", vmcb={"dr7": DR7_B, "clean": clean}, vmcb_pa=pa
     )
 
     exit = second.run()
 
-    mixed = exit.is_invalid or l1.expect("CR2 that is saved", exit.vmcb["cr2"], any_of(CR2_A, CR2_B))
+    mixed = exit.is_invalid or l1.expect("DR7 that is saved", exit.vmcb["dr7"], any_of(DR7_A, DR7_B))
     assert mixed
     second.rewind()
     image = l1.vmcb_image("prot32")
-    image.update({"cr2": CR2_B, "rip": second["again"], "rsp": second.stack_top})
+    image.update({"dr7": DR7_B, "rip": second["again"], "rsp": second.stack_top})
     second.vmcb.data[:] = image.data
-    assert second.run().reached("end", rax=CR2_B)
+    assert second.run().reached("end", rax=DR7_B)

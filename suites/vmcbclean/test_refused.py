@@ -98,11 +98,11 @@ def test_mended_behind_a_set_bit(l1, probe, field, bits):
 @clause("vmcbclean.after_invalid", "vmcbclean.absent")
 def test_asid_0_between(l1):
     """Refused for its ASID, all other bits set; then with an ASID, and bit 2 clear."""
-    guest = l1.guest("again: mov rax, cr2\nend: vmmcall", vmcb={"cr2": 0x1111_2222})
-    assert guest.run().reached("end", rax=0x1111_2222)
+    guest = l1.guest("again: mov rax, dr7\nend: vmmcall", vmcb={"dr7": 0x00DF_0400})
+    assert guest.run().reached("end", rax=0x00DF_0400)
     before = bytes(guest.vmcb.data)
     clean = EVERY & ~(1 << Clean.ASID)
     assert guest.resume("again", asid=0, clean=clean).is_invalid
     guest.vmcb.data[:] = before
 
-    assert guest.resume("again", clean=clean).reached("end", rax=0x1111_2222)
+    assert guest.resume("again", clean=clean).reached("end", rax=0x00DF_0400)
