@@ -1,8 +1,10 @@
 """L2's TSC between two reads of L1's, and the ratio MSR (C000_0104h) set for just that time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness import Exit, cases
+from harness import L1, Exit, cases
 
 TSC = 0x10
 TSC_RATIO = 0xC000_0104
@@ -100,6 +102,17 @@ def wrmsr(value: int, msr: int = TSC_RATIO) -> str:
 
 def _read_to(register: str, how: str) -> str:
     return f"lfence\n{how}\nlfence\nshl rdx, 32\nor rax, rdx\nmov {register}, rax"
+
+
+@contextmanager
+def own_ratio(l1: L1) -> Iterator[None]:
+    """Puts the ratio back to 1.0 at the end; where a test fails on the way, the boot is used up instead."""
+    try:
+        yield
+    except AssertionError:
+        l1.dirty("TSC_RATIO was written")
+        raise
+    assert l1.wrmsr(TSC_RATIO, ONE).ok
 
 
 def assert_scaled(l1, one: Sample, ratio: int = ONE, offset: int = 0) -> None:

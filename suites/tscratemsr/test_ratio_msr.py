@@ -10,19 +10,11 @@ import pytest
 
 from harness import VMEXIT, cases, clause
 from harness.svm.msr import msrpm
-from suites.lib.guest_tsc import ONE, RATIOS, TSC_RATIO, assert_scaled, ratios, sample, wrmsr
+from suites.lib.guest_tsc import ONE, RATIOS, TSC_RATIO, assert_scaled, own_ratio, ratios, sample, wrmsr
 
 RESERVED = range(40, 64)
 SVME = 1 << 12
 EFER = 0xC000_0080
-
-
-@pytest.fixture
-def l1(l1):
-    """Puts the ratio back where a test has written it."""
-    yield l1
-    if l1.cpuid.has("TscRateMsr") and l1.session.running is not None and l1.wrmsr(TSC_RATIO, ONE).fault:
-        l1.dirty("TSC_RATIO could not be put back")
 
 
 @clause("tscratemsr.msr.reset")
@@ -34,51 +26,56 @@ def test_reset_value(l1):
 @clause("tscratemsr.msr.holds")
 @ratios()
 def test_ratios_read_back(l1, ratio):
-    assert l1.wrmsr(TSC_RATIO, ratio).ok
-    assert l1.rdmsr(TSC_RATIO).reads(ratio)
+    with own_ratio(l1):
+        assert l1.wrmsr(TSC_RATIO, ratio).ok
+        assert l1.rdmsr(TSC_RATIO).reads(ratio)
 
 
 @clause("tscratemsr.msr.holds")
 @cases("bit", range(40), prefix="bit", decimal=True)
 def test_each_bit_reads_back(l1, bit):
-    assert l1.wrmsr(TSC_RATIO, 1 << bit).ok
-    assert l1.rdmsr(TSC_RATIO).reads(1 << bit)
+    with own_ratio(l1):
+        assert l1.wrmsr(TSC_RATIO, 1 << bit).ok
+        assert l1.rdmsr(TSC_RATIO).reads(1 << bit)
 
 
 @clause("tscratemsr.msr.reserved")
 @cases("bit", RESERVED, prefix="bit", decimal=True)
 def test_reserved_bits(l1, bit):
     """The rest of the value is legal, and another one than before."""
-    assert l1.wrmsr(TSC_RATIO, 2 * ONE).ok
+    with own_ratio(l1):
+        assert l1.wrmsr(TSC_RATIO, 2 * ONE).ok
 
-    assert l1.wrmsr(TSC_RATIO, 3 * ONE | 1 << bit).faults("#GP", 0)
-    assert l1.rdmsr(TSC_RATIO).reads(2 * ONE)
+        assert l1.wrmsr(TSC_RATIO, 3 * ONE | 1 << bit).faults("#GP", 0)
+        assert l1.rdmsr(TSC_RATIO).reads(2 * ONE)
 
 
 @clause("tscratemsr.msr.zero")
 def test_zero(l1):
     """Refused or taken. L2 does not wait for its TSC to move, which would be for ever."""
-    written = l1.wrmsr(TSC_RATIO, 0)
-    if written.fault:
-        assert written.faults("#GP", 0)
-        assert l1.rdmsr(TSC_RATIO).reads(ONE)
-        return
-    assert l1.rdmsr(TSC_RATIO).reads(0)
-    guest = l1.guest("rdtsc\nend: vmmcall")
+    with own_ratio(l1):
+        written = l1.wrmsr(TSC_RATIO, 0)
+        if written.fault:
+            assert written.faults("#GP", 0)
+            assert l1.rdmsr(TSC_RATIO).reads(ONE)
+            return
+        assert l1.rdmsr(TSC_RATIO).reads(0)
+        guest = l1.guest("rdtsc\nend: vmmcall")
 
-    one = sample(l1, guest)
+        one = sample(l1, guest)
 
-    assert one.exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
-    assert l1.expect("L1's TSC does not go back", one.before <= one.after, True)
+        assert one.exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
+        assert l1.expect("L1's TSC does not go back", one.before <= one.after, True)
 
 
 @clause("tscratemsr.msr.without_svme")
 def test_without_svme(l1):
-    assert l1.wrmsr(EFER, l1.rdmsr(EFER).value & ~SVME).ok
+    with own_ratio(l1):
+        assert l1.wrmsr(EFER, l1.rdmsr(EFER).value & ~SVME).ok
 
-    assert l1.wrmsr(TSC_RATIO, 3 * ONE).ok
-    assert l1.rdmsr(TSC_RATIO).reads(3 * ONE)
-    assert l1.code("nop").returned  # the executor sets SVME again
+        assert l1.wrmsr(TSC_RATIO, 3 * ONE).ok
+        assert l1.rdmsr(TSC_RATIO).reads(3 * ONE)
+        assert l1.code("nop").returned  # the executor sets SVME again
 
 
 # --- L2
@@ -86,42 +83,45 @@ def test_without_svme(l1):
 
 @clause("tscratemsr.msr.in_guest")
 def test_l2_reads_and_writes_l1s_ratio(l1):
-    guest = l1.guest(
-        f"mov ecx, {TSC_RATIO:#x}\nrdmsr\nmov ebx, eax\nmov ebp, edx\n{wrmsr(RATIOS['pi'])}\nend: vmmcall",
-        intercept=["msr"],
-    )
-    assert l1.wrmsr(TSC_RATIO, RATIOS["85.5"]).ok
+    with own_ratio(l1):
+        guest = l1.guest(
+            f"mov ecx, {TSC_RATIO:#x}\nrdmsr\nmov ebx, eax\nmov ebp, edx\n{wrmsr(RATIOS['pi'])}\nend: vmmcall",
+            intercept=["msr"],
+        )
+        assert l1.wrmsr(TSC_RATIO, RATIOS["85.5"]).ok
 
-    exit = guest.run()
+        exit = guest.run()
 
-    assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
-    assert l1.expect("ratio that L2 reads", exit.regs["rbp"] << 32 | exit.regs["rbx"], RATIOS["85.5"])
-    assert l1.rdmsr(TSC_RATIO).reads(RATIOS["pi"])
+        assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
+        assert l1.expect("ratio that L2 reads", exit.regs["rbp"] << 32 | exit.regs["rbx"], RATIOS["85.5"])
+        assert l1.rdmsr(TSC_RATIO).reads(RATIOS["pi"])
 
 
 @clause("tscratemsr.msr.reserved_in_guest")
 @cases("bit", [40, 47, 62, 63], prefix="bit", decimal=True)
 def test_l2_cannot_set_reserved_bits(l1, bit):
-    guest = l1.guest(f"{wrmsr(3 * ONE)}\n{wrmsr(2 * ONE | 1 << bit)[:-5]}probe: wrmsr\nvmmcall", intercept=["msr"])
+    with own_ratio(l1):
+        guest = l1.guest(f"{wrmsr(3 * ONE)}\n{wrmsr(2 * ONE | 1 << bit)[:-5]}probe: wrmsr\nvmmcall", intercept=["msr"])
 
-    assert guest.run().matches(code=VMEXIT.EXCP_GP, rip=guest["probe"], info1=0)
-    assert l1.rdmsr(TSC_RATIO).reads(3 * ONE)
+        assert guest.run().matches(code=VMEXIT.EXCP_GP, rip=guest["probe"], info1=0)
+        assert l1.rdmsr(TSC_RATIO).reads(3 * ONE)
 
 
 @clause("tscratemsr.msr.intercept")
 @cases("write", [False, True])
 def test_map_covers_the_ratio(l1, write):
     """The other direction has no bit in the map, and gets through."""
-    guest = l1.guest(
-        f"{wrmsr(3 * ONE)[:-5]}{'rdmsr' if write else 'wrmsr'}\nprobe: {'wrmsr' if write else 'rdmsr'}\nvmmcall",
-        intercept=["msr"],
-    )
-    pages = l1.scratch(2)
-    l1.write(pages, msrpm(writes=(TSC_RATIO,)) if write else msrpm(reads=(TSC_RATIO,)))
-    guest.vmcb["msrpm_base_pa"] = pages
+    with own_ratio(l1):
+        guest = l1.guest(
+            f"{wrmsr(3 * ONE)[:-5]}{'rdmsr' if write else 'wrmsr'}\nprobe: {'wrmsr' if write else 'rdmsr'}\nvmmcall",
+            intercept=["msr"],
+        )
+        pages = l1.scratch(2)
+        l1.write(pages, msrpm(writes=(TSC_RATIO,)) if write else msrpm(reads=(TSC_RATIO,)))
+        guest.vmcb["msrpm_base_pa"] = pages
 
-    assert guest.run().matches(code=VMEXIT.MSR, rip=guest["probe"], info1=int(write))
-    assert l1.rdmsr(TSC_RATIO).reads(ONE if write else 3 * ONE)
+        assert guest.run().matches(code=VMEXIT.MSR, rip=guest["probe"], info1=int(write))
+        assert l1.rdmsr(TSC_RATIO).reads(ONE if write else 3 * ONE)
 
 
 # --- Another CPU
@@ -131,36 +131,38 @@ def test_map_covers_the_ratio(l1, write):
 @pytest.mark.two_cpus
 def test_another_cpu_has_its_own(l1):
     """The second CPU reads 1.0 while the first has 3.0, and 3.0 stays when the second has written 2.0."""
-    assert l1.wrmsr(TSC_RATIO, 3 * ONE).ok
-    guest = l1.guest(
-        f"mov ecx, {TSC_RATIO:#x}\nrdmsr\nmov ebx, eax\nmov ebp, edx\n{wrmsr(2 * ONE)}\n"
-        f"rdmsr\nmov edi, edx\n{wrmsr(ONE)}\nend: vmmcall"
-    )
+    with own_ratio(l1):
+        assert l1.wrmsr(TSC_RATIO, 3 * ONE).ok
+        guest = l1.guest(
+            f"mov ecx, {TSC_RATIO:#x}\nrdmsr\nmov ebx, eax\nmov ebp, edx\n{wrmsr(2 * ONE)}\n"
+            f"rdmsr\nmov edi, edx\n{wrmsr(ONE)}\nend: vmmcall"
+        )
 
-    exit = guest.run(cpu=1)
+        exit = guest.run(cpu=1)
 
-    assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
-    assert l1.expect("ratio of the second CPU", exit.regs["rbp"] << 32 | exit.regs["rbx"], ONE)
-    assert l1.expect("its integer when it was written there", exit.regs["rdi"], 2)
-    assert l1.rdmsr(TSC_RATIO).reads(3 * ONE)
+        assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
+        assert l1.expect("ratio of the second CPU", exit.regs["rbp"] << 32 | exit.regs["rbx"], ONE)
+        assert l1.expect("its integer when it was written there", exit.regs["rdi"], 2)
+        assert l1.rdmsr(TSC_RATIO).reads(3 * ONE)
 
 
 @clause("tscratemsr.msr.per_cpu")
 @pytest.mark.two_cpus
 def test_another_cpus_guest_is_not_scaled(l1):
     """The second CPU's L2 reads the TSC that L1 reads there, whatever ratio the first CPU has."""
-    times = l1.scratch()
-    guest = l1.guest("rdtsc\nend: vmmcall")
-    guest.setup("rdtsc\nmov [r8], eax\nmov [r8 + 4], edx", {"r8": times})
-    guest.teardown("rdtsc\nmov [r8 + 8], eax\nmov [r8 + 12], edx", {"r8": times})
-    assert l1.wrmsr(TSC_RATIO, RATIOS["2^-12"]).ok
+    with own_ratio(l1):
+        times = l1.scratch()
+        guest = l1.guest("rdtsc\nend: vmmcall")
+        guest.setup("rdtsc\nmov [r8], eax\nmov [r8 + 4], edx", {"r8": times})
+        guest.teardown("rdtsc\nmov [r8 + 8], eax\nmov [r8 + 12], edx", {"r8": times})
+        assert l1.wrmsr(TSC_RATIO, RATIOS["2^-12"]).ok
 
-    exit = guest.run(cpu=1, read={"times": (times, 16)})
+        exit = guest.run(cpu=1, read={"times": (times, 16)})
 
-    assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
-    before, after = (int.from_bytes(exit.memory["times"][at : at + 8], "little") for at in (0, 8))
-    within = (exit.regs["rdx"] & 0xFFFF_FFFF) << 32 | exit.regs["rax"] & 0xFFFF_FFFF
-    assert l1.expect("L2's TSC there lies between L1's", before <= within <= after, True)
+        assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
+        before, after = (int.from_bytes(exit.memory["times"][at : at + 8], "little") for at in (0, 8))
+        within = (exit.regs["rdx"] & 0xFFFF_FFFF) << 32 | exit.regs["rax"] & 0xFFFF_FFFF
+        assert l1.expect("L2's TSC there lies between L1's", before <= within <= after, True)
 
 
 # --- Not offered
