@@ -11,6 +11,7 @@ import pytest
 from harness import VMEXIT, any_of, cases, clause
 from harness.scenario import steps
 from harness.svm.coherence import IMPLIES, REVISION, reserved_bits
+from harness.svm.cpuid import svm_bit
 from harness.svm.msr import MSR
 
 LEAF = 0x8000_000A
@@ -35,10 +36,13 @@ STANDS_FOR = {
 @cases("bit", list(NEEDS))
 def test_a_bit_and_what_it_is_about(l1, bit):
     l1.need(bit)
-    leaf = l1.cpuid_now(LEAF)
+    needs = NEEDS[bit].needs
 
-    assert l1.expect(f"{NEEDS[bit].needs}, which {bit} needs", l1.cpuid.has(NEEDS[bit].needs), True)
-    assert l1.expect("Fn8000_000A EDX now", leaf[3], l1.cpuid.svm_bits, width_bytes=4)
+    edx = l1.cpuid_now(LEAF)[3]
+
+    assert l1.expect(
+        f"Fn8000_000A EDX[{svm_bit(needs).bit}] ({needs})", edx >> svm_bit(needs).bit & 1, 1, width_bytes=1
+    )
 
 
 @clause("policy.coherence.msr")
