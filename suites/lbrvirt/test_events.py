@@ -366,7 +366,8 @@ def test_delivery_of_db_clears_btf(l1, dbgctl):
 def test_btf_that_l2_sets(l1):
     """By WRMSR, without LBR virtualization: the #DB comes at the branch."""
     need_branch_records(l1)
-    code = f"{set_debugctl(BTF)}push 0x102\npopfq\nnop\njmp there\nnop\nthere: nop\nvmmcall\nother: {set_debugctl(0)}end: vmmcall"
+    code = "push 0x102\npopfq\nnop\njmp there\nnop\nthere: nop\nvmmcall\nother: "
+    code = f"{set_debugctl(BTF)}{code}{set_debugctl(0)}end: vmmcall"
     guest = EventGuest(l1, code, handlers={}, no_intercept=["#DB"])
 
     exit = guest.run()

@@ -1,4 +1,4 @@
-"""Last branch records (APM2 13.1.6): the five registers, how L1 and L2 read them, and an L1 that has records of its own.
+"""Last branch records (APM2 13.1.6): the five registers, code that reads them, and an L1 that has records of its own.
 
 Code that reads or writes them here has no branch, so it records nothing itself. Only bits 56:0 of an address are ever
 compared: the upper ones differ from one processor to the next.
@@ -72,10 +72,11 @@ def set_debugctl(value):
 
 def store_records(page):
     """Reads the five registers into memory at `page`, below 4 GiB. EAX, ECX and EDX are used."""
-    return "".join(
-        f"mov ecx, {msr:#x}\nrdmsr\nmov dword ptr ds:[{page + 8 * n:#x}], eax\nmov dword ptr ds:[{page + 8 * n + 4:#x}], edx\n"
-        for n, msr in enumerate(REGISTERS.values())
-    )
+    code = ""
+    for n, msr in enumerate(REGISTERS.values()):
+        low = page + 8 * n
+        code += f"mov ecx, {msr:#x}\nrdmsr\nmov dword ptr ds:[{low:#x}], eax\nmov dword ptr ds:[{low + 4:#x}], edx\n"
+    return code
 
 
 def stored(page):
