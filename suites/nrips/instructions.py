@@ -38,7 +38,10 @@ def raw(text):
 
 
 def around(l1, insn, **more):
-    """The guest: the instruction between `start` and `next`. RBX, RAX and the permission maps point to pages."""
+    """The guest: the instruction between `start` and `next`. RBX, RAX and the permission maps point to pages.
+
+    It has no IDT, so that INT3 or INTn that is not caught goes nowhere.
+    """
     if insn.needs:
         l1.need(*insn.needs.split())
     maps, page = l1.scratch(5), l1.scratch(1)
@@ -48,7 +51,7 @@ def around(l1, insn, **more):
         mode=insn.mode,
         cpl=insn.cpl,
         intercept=[insn.intercept],
-        vmcb={"rax": page, "iopm_base_pa": maps, "msrpm_base_pa": maps + 0x3000} | insn.vmcb,
+        vmcb={"rax": page, "idtr.limit": 0, "iopm_base_pa": maps, "msrpm_base_pa": maps + 0x3000} | insn.vmcb,
         regs={"rbx": operand, "rcx": 0} | insn.regs,
         **more,
     )

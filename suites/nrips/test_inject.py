@@ -215,9 +215,8 @@ def test_intercepted_and_injected(l1, mode, code, intercept, exitcode, event):
     if code == "into" and mode == "long64":
         pytest.skip("64-bit code has no INTO")
     text = f"start: {code}\nnext: inc bx\nend: vmmcall\nhandler: inc cx\n{IRET[mode]}\nother: vmmcall"
-    guest = EventGuest(
-        l1, text, mode=mode, handlers={event & 0xFF: "handler"}, intercept=[intercept], regs={"rbx": 0, "rcx": 0}
-    )
+    handlers, regs = {event & 0xFF: "handler"}, {"rbx": 0, "rcx": 0}
+    guest = EventGuest(l1, text, mode=mode, handlers=handlers, intercept=[intercept], regs=regs, mapped=True)
     guest.vmcb["rflags"] |= 1 << 11  # OF, for INTO
     exit = guest.run()
     assert exit.matches(code=exitcode, rip=guest["start"], nrip=nrip(l1, guest["next"]))
