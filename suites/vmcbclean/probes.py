@@ -96,12 +96,12 @@ class Started:
     def is_old(self, clean: int = 0, **run: Any) -> bool:
         """Runs L2 and compares what it finds with the old value."""
         seen = self.sees(clean, **run)
-        return bool(self.l1.expect(f"what L2 finds, nothing changed, clean bits {clean:X}h", seen, self.probe.seen_old))
+        return bool(self.l1.expect("what L2 finds before a change", seen, self.probe.seen_old))
 
     def is_new(self, clean: int = 0, **run: Any) -> bool:
         """Runs L2 and compares what it finds with the new value."""
         seen = self.sees(clean, **run)
-        return bool(self.l1.expect(f"what L2 finds after the change, clean bits {clean:X}h", seen, self.probe.seen_new))
+        return bool(self.l1.expect("what L2 finds after the change", seen, self.probe.seen_new))
 
 
 def clear(bit: Clean) -> dict[str, int]:

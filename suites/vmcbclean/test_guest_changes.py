@@ -30,9 +30,8 @@ CHANGES = {
 }
 
 
-def runs_on(l1, change, read, expected, **options):
+def runs_on(guest, expected):
     """L2 changes, exits, and reads twice with all bits set."""
-    guest = l1.guest(f"{change}\nvmmcall\nnext: {read}\nend: vmmcall", **options)
     assert guest.run().ran
     for _ in range(2):
         assert guest.resume("next", clean=EVERY).reached("end", rax=expected)
@@ -42,14 +41,19 @@ def runs_on(l1, change, read, expected, **options):
 @cases("change, read, expected", CHANGES)
 def test_l2_goes_on_with_its_own_change(l1, change, read, expected):
     """Nothing is intercepted; L1 writes nothing but RIP."""
-    runs_on(l1, change, read, expected)
+    runs_on(l1.guest(f"{change}\nvmmcall\nnext: {read}\nend: vmmcall"), expected)
 
 
 @clause("vmcbclean.guest_changes", "vmcbclean.absent")
 def test_l2_goes_on_with_its_own_pat(l1):
     """Under nested paging PAT is L2's own."""
     l1.need("NP")
-    runs_on(l1, write_msr(MSR.PAT, PAT), READ_MSR.format(MSR.PAT), PAT, np=True)
+    own = l1.rdmsr(MSR.PAT).value
+    code = f"{write_msr(MSR.PAT, PAT)}vmmcall\nnext: {READ_MSR.format(MSR.PAT)}\nend: vmmcall"
+    guest = l1.guest(code, np=True)
+    # Whatever became of L1's PAT, it is as before after each run.
+    guest.teardown("wrmsr", {"rcx": MSR.PAT, "rax": own & 0xFFFF_FFFF, "rdx": own >> 32})
+    runs_on(guest, PAT)
 
 
 # What an L0 does for L2 without L1: an exit of its own, or none.

@@ -72,7 +72,7 @@ SET = {name: (name, bit_set(field(name).clean_bit)["alone"]) for name in FIELDS}
 
 @clause("vmcbclean.hint", "vmcbclean.absent")
 @cases("name, clean", SET)
-def test_bit_says_unchanged(l1, name, clean):
+def test_saved_and_bit_says_unchanged(l1, name, clean):
     """Old or new, never a third."""
     old, new = FIELDS[name]
 

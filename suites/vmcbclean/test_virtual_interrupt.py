@@ -49,7 +49,7 @@ def again(guest, clean):
 @clause("vmcbclean.tpr", "vmcbclean.absent")
 @cases("clean", clear(Clean.TPR))
 @cases("name", list(FIELDS))
-def test_field_changed(l1, name, clean):
+def test_interrupt_changed(l1, name, clean):
     """With bit 3 clear the new value counts."""
     guest, (_, new, first, then) = guest_of(l1, name), FIELDS[name]
     assert l1.expect("vector that L2 takes at first", again(guest, 0), first)
@@ -62,7 +62,7 @@ def test_field_changed(l1, name, clean):
 @clause("vmcbclean.hint", "vmcbclean.absent")
 @cases("clean", bit_set(Clean.TPR))
 @cases("name", list(FIELDS))
-def test_bit_says_unchanged(l1, name, clean):
+def test_interrupt_and_bit_says_unchanged(l1, name, clean):
     """With bit 3 set the old value counts, or the new one."""
     guest, (_, new, first, then) = guest_of(l1, name), FIELDS[name]
     assert l1.expect("vector that L2 takes at first", again(guest, 0), first)
