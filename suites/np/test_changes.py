@@ -49,7 +49,9 @@ def resumed(guest, **fields):
 def test_permission_taken_away(l1, flags, access, info):
     """L2 has used the page in all ways before: read, written, executed."""
     page = l1.scratch(1)
-    code = "mov al, [rbx]\nmov byte ptr [rbx + 8], 1\ncall rbx\nvmmcall\nnext:\n" + access_code(access)
+    # The page holds a RET, so that an L2 that is let in comes back.
+    again = "probe: call rbx\ndone: vmmcall" if access == "fetch" else access_code(access)
+    code = f"mov al, [rbx]\nmov byte ptr [rbx + 8], 1\ncall rbx\nvmmcall\nnext:\n{again}"
     guest, nested = nested_guest(l1, code, regs={"rbx": page})
     guest.write(page, b"\xc3")
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["next"] - 3)
