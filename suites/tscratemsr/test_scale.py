@@ -76,7 +76,7 @@ def test_value(l1, ratio, offset):
     assert_scaled(l1, one, ratio, offset)
 
 
-@clause("tscratemsr.scale.slope", "tscratemsr.scale.monotonic")
+@clause("tscratemsr.scale.slope")
 @ratios()
 def test_slope(l1, ratio):
     """Two runs of one guest; the time between them is what L1 needs for a request."""
