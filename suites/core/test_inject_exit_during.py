@@ -159,9 +159,14 @@ def test_exitintinfo_goes_back_as_eventinj(l1, code, vector, error, mode):
 @clause("core.inject.exitintinfo")
 @pytest.mark.parametrize("vector", [0x40, 0xE1], ids=lambda vector: f"vector{vector:02x}")
 def test_virtual_interrupt_in_delivery(l1, vector):
-    """V_IRQ is taken at L2's first instruction that has IF=1; its delivery ends in a nested page fault."""
+    """V_IRQ is taken at L2's first instruction that has IF=1; its delivery ends in a nested page fault.
+
+    L2 reads IDT and GDT before, so that an L0 has mapped all that the delivery meets but the stack.
+    """
     fields = {"v_irq": 1, "v_intr_vector": vector, "v_intr_prio": 15, "v_ign_tpr": 1}
-    guest, _ = with_nested_hole(l1, "sti\nnop\nat: nop\nvmmcall", vmcb=fields)
+    touch = "mov eax, [rsi]\nmov eax, [rdi]"
+    guest, _ = with_nested_hole(l1, f"{touch}\nsti\nnop\nat: nop\nvmmcall", vmcb=fields)
+    guest.guest.regs.update({"rsi": guest.idt, "rdi": guest.gdt})
 
     exit = guest.run()
 
