@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from harness.bench import boot, rates, remote, stock, suite
+from harness.bench import boot, rates, remote, stock, suite, turns
 from harness.bench.figure import Bench, Failed, Figure, NotMeasured
 
 Measure = Callable[[Bench], list[Figure]]
@@ -18,7 +18,10 @@ MEASURES: Mapping[str, Measure] = {
     "bundle": rates.bundle,
     "vmrun": rates.vmrun_loop,
     "stock": stock.against,
+    "stock-linux": stock.linux,
     "suite": suite.workers,
+    "one-test": turns.one_test,
+    "against": turns.against,
     "slow-line": suite.slow_line,
     "sim-first": remote.first,
     "ssh-echo": remote.echo,

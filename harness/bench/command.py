@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from harness.cli import machine
@@ -26,9 +27,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         parents=[common],
         help="measure the harness: boots, scenarios a second, the whole suite",
         description="Measures in one run: boot to hello against a trivial image, scenarios a second by each way "
-        "of feeding, the machine's raw "
-        "VMRUN rate, the whole suite with one and two workers and the harness's share of it, simulated hosts if "
-        "they are built, and with --slow the suite at 115200 baud and on a simulated host. "
+        "of feeding, the machine's raw VMRUN rate, the whole suite with one and two workers and the harness's share "
+        "of it, one test by nsvm run and by pytest alone, with --against the suites here and in another checkout, "
+        "simulated hosts if they are built, and with --slow the suite at 115200 baud and on a simulated host. "
         "Prints each figure with its goal, reached or not. Exit status 0 when all was measured, reached or not; 3 "
         "if a measure failed.",
     )
@@ -41,6 +42,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         help="only this one; may be repeated; 'list' names them",
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often to boot (default: 5)")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="also run the suites in this other checkout of nsvm, in turns with this one",
+    )
     parser.add_argument("--slow", action="store_true", help="also measure what takes many minutes")
     parser.add_argument("--json", action="store_true", help="as JSON")
     machine.program_arguments(parser)
@@ -60,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"no measure is called {unknown[0]!r}; there are {', '.join(bench.MEASURES)}")
     if args.rounds < 1:
         raise UserError("--rounds: at least 1")
+    if args.against is not None and not (args.against / "nsvm").is_file():
+        raise UserError(f"--against {args.against}: no checkout of nsvm, it holds no ./nsvm")
     machine.check_targets([args.target])
     programs = machine.programs_of(args)
     machine.prepare([args.target], programs, may_install=not args.no_install)
@@ -94,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             rounds=args.rounds,
             slow=args.slow or bool(args.only),
             programs=given,
+            against=None if args.against is None else args.against.resolve(),
         )
         try:
             with context.target_for_now() as target:

@@ -62,6 +62,8 @@ class Bench:
     """Also what takes many minutes."""
     programs: Sequence[str] = ()
     """--qemu and --bochs for pytest."""
+    against: Path | None = None
+    """Another checkout of nsvm."""
 
     @contextmanager
     def target_for_now(self, **more: object) -> Iterator[Target]:

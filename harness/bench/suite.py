@@ -113,9 +113,9 @@ def run(bench: Bench, count: int, *more: str, target: str | None = None, paths: 
                 process.wait()
     took_s = time.monotonic() - started
     if process.returncode not in FINE:
-        raise Failed(f"pytest ended with status {process.returncode}: {_last_line(log)}")
+        raise Failed(f"pytest ended with status {process.returncode}: {last_line(log)}")
     spent_s = sum(float(path.read_text()) for path in cpu.iterdir())
-    return Ran(took_s, spent_s, _tests(load(out / FILE_NAME)), first_s)
+    return Ran(took_s, spent_s, tests_of(load(out / FILE_NAME)), first_s)
 
 
 def _is_verdict(record: Mapping[str, Any]) -> bool:
@@ -123,7 +123,7 @@ def _is_verdict(record: Mapping[str, Any]) -> bool:
     return record.get("kind") == "result" and record.get("verdict") not in NO_VERDICT
 
 
-def _tests(run: Run) -> int:
+def tests_of(run: Run) -> int:
     """How many tests there were. Raises Failed where some were not run: without them the suite is soon done."""
     tests = {result.test for result in run.results}
     lost = [result for result in run.results if result.verdict in LOST_VERDICTS]
@@ -137,6 +137,7 @@ def _tests(run: Run) -> int:
     return len(tests)
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """What a log says of a failure, in one line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "no output")[:200]

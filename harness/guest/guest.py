@@ -14,6 +14,7 @@ from harness.scenario import places, steps
 from harness.scenario.asm import Assembled
 from harness.scenario.scenario import PAGE, Item, Page, Scenario, memory, write_differences
 from harness.scenario.steps import RaiseKind, Record, Step, VmrunAnswer
+from harness.svm.events import EVENT_VALID
 from harness.svm.intercepts import intercept_bit
 from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
 from harness.svm.vmcb import Vmcb
@@ -22,6 +23,7 @@ BITS = {"long64": 64, "compat32": 32, "pae32": 32, "paged32": 32, "prot32": 32, 
 RUN_ON_GUARD = b"\xcc" * 4  # behind the last code byte: a guest that runs on is seen as exit #BP
 JOIN_TIMEOUT_US = 2_000_000
 WATCHDOG_US = 200_000  # the executor's own
+_NRIP = 0xC8
 
 
 class Host(Protocol):
@@ -276,8 +278,13 @@ class Guest:
             items += steps.mem_write(self.code_base, self.code + RUN_ON_GUARD)
             items.append(Page(self.vmcb_pa, bytes(self.vmcb.data), self.template))
             return items
+        nrip = self.vmcb["nrip"]
         for start, size in OUTPUT_RANGES[:-1]:  # the last one is the LBR block, which a resumed guest may have filled
+            if start == _NRIP and self.vmcb["eventinj"] & EVENT_VALID:
+                continue  # an injected software interrupt returns to it: it is L1's here
             self.vmcb.data[start : start + size] = bytes([OUTPUT_PATTERN]) * size
+        if self.vmcb["eventinj"] & EVENT_VALID:
+            self.vmcb["nrip"] = nrip  # where an injected INTn, INT3 or INTO returns to (APM2 15.20)
         return items + list(write_differences(self.vmcb_pa, self._live, bytes(self.vmcb.data)))
 
 

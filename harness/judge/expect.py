@@ -175,7 +175,7 @@ def compare(
 
 
 def hexadecimal(value: int, digits: int) -> str:
-    """The value as APM prints it: 0000_0000_0000_0081h."""
-    text = f"{value:0{digits}X}"
+    """The value as APM prints it: 0000_0000_0000_0081h. A negative one, such as a mask ~FFFh, in as many digits."""
+    text = f"{value % (1 << 4 * digits) if value < 0 else value:0{digits}X}"
     groups = [text[max(0, end - 4) : end] for end in range(len(text), 0, -4)][::-1]
     return "_".join(groups) + "h"

@@ -21,9 +21,9 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-_VERSION = 1  # part of every cache key: raise it when the output for the same text changes
+_VERSION = 2  # part of every cache key: raise it when the output for the same text changes
 _PROCESS_DEADLINE_S = 60.0
-_LABEL = re.compile(r"(?:^|;)\s*([A-Za-z_][A-Za-z0-9_]*)\s*:(?!:)", re.MULTILINE)
+_LABEL = re.compile(r"(?:^|;|(?<=:))\s*([A-Za-z_][A-Za-z0-9_]*)\s*:(?!:)", re.MULTILINE)
 _PREFIX = r"(?:rep(?:n?[ez])?|lock|data(?:16|32)|addr(?:16|32)|rex(?:\.\w+)?|[c-gs]s)"
 _STATEMENT = re.compile(rf"((?:\s*[A-Za-z_0-9]+\s*:)*)(\s*(?:{_PREFIX}\s+)*[\w.]*)(.*)", re.DOTALL)
 _WORD = re.compile(r"(?<![\w.])[A-Za-z_][A-Za-z0-9_]*\b")

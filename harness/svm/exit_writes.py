@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from harness.svm.cpuid import Cpuid
-from harness.svm.fields import FIELD_BY_NAME, FIELDS, VMCB_SIZE, WHOLE_FIELDS, Field
+from harness.svm.fields import FIELD_BY_NAME, FIELDS, VMCB_SIZE, WHOLE_FIELDS, Clean, Field
 from harness.svm.vmcb import FieldChange, Vmcb, diff, field
 
 
@@ -134,6 +134,8 @@ def _mask(before: Vmcb, cpuid: Cpuid) -> int:
     for switch, switched in _SWITCHED:
         if switch(before, cpuid):
             mask |= switched
+    if before["clean"] >> Clean.TPR & 1 and cpuid.has("VmcbClean"):
+        mask |= _VINTR_MASK  # V_TPR and V_IRQ go back with their neighbours as the CPU has them
     return mask
 
 
@@ -170,6 +172,7 @@ def _switched_masks() -> tuple[tuple[_Switch, int], ...]:
 
 
 _FIXED_MASK = _fixed_mask()
+_VINTR_MASK = _page_mask(field("vintr"))
 _SWITCHED = _switched_masks()
 
 

@@ -123,6 +123,7 @@ def _others() -> tuple[Feature, ...]:
         ext("Page1GB", 1, "EDX", 26), ext("RDTSCP", 1, "EDX", 27), ext("LM", 1, "EDX", 29),
         ext("INVLPGB", 8, "EBX", 3), ext("RDPRU", 8, "EBX", 4), ext("MCOMMIT", 8, "EBX", 8),
         ext("WBNOINVD", 8, "EBX", 9), ext("INTWB", 8, "EBX", 13, "INT_WBINVD"),
+        ext("IBRS", 8, "EBX", 14),
         ext("EferLmsleUnsupported", 8, "EBX", 20),
         ext("SME", 0x1F, "EAX", 0), ext("SEV", 0x1F, "EAX", 1), ext("SEV-ES", 0x1F, "EAX", 3),
         ext("SEV-SNP", 0x1F, "EAX", 4), ext("VmgexitParameter", 0x1F, "EAX", 17), ext("VTE", 0x1F, "EAX", 16),

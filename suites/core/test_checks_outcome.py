@@ -117,3 +117,16 @@ def test_the_next_guest_runs(l1, vmcb):
     guest = l1.guest("start: vmmcall")
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["start"])
+
+
+@clause("core.checks.exitintinfo_of_a_refusal")
+def test_refused_vmrun_reports_no_event_in_delivery(l1):
+    """EXITINTINFO says V=0, or was not written, though the exit before reported an event."""
+    guest = l1.guest("int 0x50", vmcb={"idtr.limit": 0})
+    assert guest.run().matches(code=VMEXIT.EXCP_GP)
+
+    exit = guest.resume(asid=0)
+
+    assert exit.is_invalid
+    wrote = exit.vmcb["exitintinfo"] != exit.before["exitintinfo"]
+    assert l1.expect("EXITINTINFO.V, where written", exit.vmcb["exitintinfo"] >> 31 & 1 if wrote else 0, 0)

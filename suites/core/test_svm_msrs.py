@@ -210,6 +210,7 @@ def test_r_init_can_be_written(l1, lock):
     if lock == "unlocked":
         vm_cr = unlocked_vm_cr(l1)
     else:
+        l1.need("SVML")
         assert l1.wrmsr(VM_CR, vm_cr | LOCK).ok
         vm_cr |= LOCK
 

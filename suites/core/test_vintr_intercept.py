@@ -75,8 +75,8 @@ def test_no_exit_without_v_irq(l1):
 @clause("core.vintr.intercept", "core.vintr.taken")
 def test_no_exit_without_the_intercept(l1):
     """The near miss: its neighbours are set, INTR too, and L2 takes the interrupt."""
-    guest = interruptible(l1, OPEN, [VECTOR], intercept=["nmi", "smi", "init", "cr0_sel_write"])
-    guest.vmcb.update({"v_irq": 1, "v_intr_prio": 15, "v_intr_vector": VECTOR})
+    request = {"v_irq": 1, "v_intr_prio": 15, "v_intr_vector": VECTOR}
+    guest = interruptible(l1, OPEN, [VECTOR], intercept=["nmi", "smi", "init", "cr0_sel_write"], vmcb=request)
 
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["handled"], v_irq=0)
 

@@ -8,6 +8,7 @@ values instead.
 import pytest
 
 from harness import VMEXIT, clause
+from suites.lib.event_guest import EventGuest
 
 PAE = 1 << 5
 CR0 = 0x8000_0031  # PG, NE, ET, PE: the 64-bit template's
@@ -309,3 +310,13 @@ def test_host_shadow_is_not_the_guests(l1, shadow):
     assert l1.expect("EXITCODE[31:0]", code, VMEXIT.VINTR, width_bytes=4)
     assert l1.expect("L2's RIP", rip, guest["start"])
     assert l1.expect("RBX, which L2 counts up", result.reg("rbx"), 0x100)
+
+
+@clause("core.load.table_limits")
+@pytest.mark.parametrize("upper", [0, 0x1_0000, 0xFFFF_0000], ids=["zero", "bit16", "ones"])
+def test_table_limit_has_16_bits(l1, upper):
+    """The descriptor at 20h is there, but beyond the low half of GDTR.limit."""
+    guest = EventGuest(l1, "mov eax, 0x23\nload: mov es, eax\nvmmcall")
+    guest.vmcb["gdtr.limit"] = upper | 0x1F
+
+    assert guest.run().matches(code=VMEXIT.EXCP_GP, rip=guest["load"], info1=0x20)

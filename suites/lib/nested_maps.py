@@ -94,6 +94,16 @@ def nested_guest(l1, code, **options):
     return guest, nested
 
 
+def share_tables(l1, guest):
+    """One set of tables, this guest's own, for N_CR3 and for the CR3 of a long-mode L2.
+
+    Not those of everybody: an L0 may watch pages that were nested tables for long after.
+    """
+    shared = Map(guest, l1.scratch(PAGES))
+    guest.vmcb.update({"n_cr3": shared.base, "cr3": shared.base, "tlb_control": 1})
+    return shared
+
+
 def own_tables(l1, guest):
     """A guest map of its own for a long-mode L2."""
     own = Map(guest, l1.scratch(PAGES))

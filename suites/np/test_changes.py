@@ -49,7 +49,9 @@ def resumed(guest, **fields):
 def test_permission_taken_away(l1, flags, access, info):
     """L2 has used the page in all ways before: read, written, executed."""
     page = l1.scratch(1)
-    code = "mov al, [rbx]\nmov byte ptr [rbx + 8], 1\ncall rbx\nvmmcall\nnext:\n" + access_code(access)
+    # The page holds a RET, so that an L2 that is let in comes back.
+    again = "probe: call rbx\ndone: vmmcall" if access == "fetch" else access_code(access)
+    code = f"mov al, [rbx]\nmov byte ptr [rbx + 8], 1\ncall rbx\nvmmcall\nnext:\n{again}"
     guest, nested = nested_guest(l1, code, regs={"rbx": page})
     guest.write(page, b"\xc3")
     assert guest.run().matches(code=VMEXIT.VMMCALL, rip=guest["next"] - 3)
@@ -99,6 +101,26 @@ def test_entry_made_present_without_a_flush(l1, level):
 
     assert exit.matches(code=VMEXIT.VMMCALL, rip=guest["done"])
     assert l1.expect("the byte that L2 reads", exit.regs["rax"] & 0xFF, VMMCALL_BYTES[0], width_bytes=1)
+
+
+@clause("np.changes.permission_added")
+@pytest.mark.parametrize(
+    ("flags", "access"),
+    [(P | U, "write"), (P | W, "read"), (OPEN | NX, "fetch")],
+    ids=["writable", "user", "executable"],
+)
+def test_permission_added_without_a_flush(l1, flags, access):
+    """After L2 has missed it."""
+    page = l1.scratch(1)
+    guest, nested = nested_guest(l1, access_code(access), regs={"rbx": page})
+    guest.write(page, VMMCALL_BYTES)
+    nested.set(page, page | flags)
+    assert guest.run().matches(code=VMEXIT.NPF, rip=page if access == "fetch" else guest["probe"])
+    l1.write(nested.entry(page), entry_bytes(page | OPEN))
+
+    exit = guest.resume("probe", tlb_control=0)
+
+    assert exit.matches(code=VMEXIT.VMMCALL, rip=page if access == "fetch" else guest["done"])
 
 
 def two_views(l1, code):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from harness import bench
-from harness.bench import Bench, Failed, Figure, NotMeasured, boot, cpu_probe, rates, suite
+from harness.bench import Bench, Failed, Figure, NotMeasured, boot, cpu_probe, rates, suite, turns
 from harness.bench.boot import trivial_image
 from harness.bench.command import line
 from harness.cli import machine
@@ -274,6 +275,62 @@ def test_a_suite_counts_its_tests(run_suite: Any) -> None:
 def test_a_suite_without_verdicts_is_no_figure(run_suite: Any, records: list[Any], told: str) -> None:
     with pytest.raises(Failed, match=told):
         run_suite(*records)
+
+
+def a_checkout(folder: Path, log: Path, seconds: float, verdict: str = "PASS") -> Path:
+    """A checkout whose ./nsvm takes that CPU time and leaves one result."""
+    folder.mkdir()
+    with Writer(folder / "pytest.jsonl") as writer:
+        for record in (RunStart(run_id="1", started=""), result("a", verdict)):
+            writer.write(record)
+    (folder / "nsvm").write_text(
+        f"#!{sys.executable}\n"
+        "import sys, time\nfrom pathlib import Path\n"
+        f"with open({str(log)!r}, 'a') as log: print({folder.name!r}, sys.argv[1], file=log)\n"
+        "if sys.argv[1] == 'run':\n"
+        f"    while time.process_time() < {seconds}: pass\n"
+        "    out = Path(sys.argv[sys.argv.index('--out') + 1])\n"
+        f"    out.mkdir()\n    (out / 'run.jsonl').write_bytes(Path({str(folder / 'pytest.jsonl')!r}).read_bytes())\n"
+    )
+    (folder / "nsvm").chmod(0o755)
+    return folder
+
+
+def test_a_slower_checkout_is_seen_and_both_take_turns(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    ours, theirs = (a_checkout(tmp_path / name, log, s) for name, s in (("ours", 1.0), ("theirs", 0.2)))
+    bench_here = dataclasses.replace(context(tmp_path), root=ours, against=theirs, rounds=2)
+
+    wall, cpu = turns.against(bench_here)
+
+    assert [line.split() for line in log.read_text().splitlines()] == [
+        ["ours", "caps"], ["theirs", "caps"], *[["ours", "run"], ["theirs", "run"]] * 2,
+    ]  # fmt: skip
+    assert cpu.value is not None and wall.value is not None
+    assert 2 < cpu.value < 8
+    assert wall.value > 1.5
+    assert cpu.reached is False
+
+
+def test_another_checkout_without_verdicts_is_no_figure(tmp_path: Path) -> None:
+    ours, theirs = (
+        a_checkout(tmp_path / name, tmp_path / "log", 0, verdict)
+        for name, verdict in (("ours", "PASS"), ("theirs", "MISS"))
+    )
+
+    with pytest.raises(Failed, match="1 of 1 tests gave no verdict"):
+        turns.against(dataclasses.replace(context(tmp_path), root=ours, against=theirs))
+
+
+def test_without_another_checkout_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(NotMeasured, match="--against DIR"):
+        turns.against(context(tmp_path))
+
+
+def test_what_is_no_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--against", str(tmp_path)]) == 2
+
+    assert "it holds no ./nsvm" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("verdict", "counts"), [("PASS", True), ("CRASH", True), ("MISS", False), ("SKIP", False)])

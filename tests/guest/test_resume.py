@@ -57,3 +57,12 @@ def test_what_does_not_exist_is_refused(l1, arguments, error):
 def test_before_the_first_run_there_is_nothing_to_resume(l1):
     with pytest.raises(RuntimeError, match="did not run yet"):
         l1.guest("vmmcall").resume()
+
+
+@pytest.mark.parametrize(("eventinj", "nrip"), [(0x8000_0440, 0x1234), (0x440, 0xA5A5_A5A5_A5A5_A5A5)])
+def test_nrip_of_an_injected_event_is_kept(l1, eventinj, nrip):
+    """It is an input then; otherwise it is filled like every output field."""
+    guest = l1.guest("vmmcall")
+    guest.run()
+
+    assert guest.resume(eventinj=eventinj, nrip=0x1234).before["nrip"] == nrip

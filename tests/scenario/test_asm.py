@@ -53,6 +53,12 @@ def test_a_label_may_be_called_like_an_instruction(assembler):
     assert done.labels == {"hlt": 0, "cpuid": 1}
 
 
+def test_two_labels_may_name_one_place(assembler):
+    done = assembler.one(Snippet("nop\nfirst: second: third:\nhlt; mov eax, fs:[ebx]", 64, 0))
+
+    assert done.labels == {"first": 1, "second": 1, "third": 1}
+
+
 def test_cache_serves_another_assembler(assembler, tmp_path):
     snippet = Snippet("x: cpuid", 64, 0x500)
     assembler.one(snippet)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from harness.svm import (
     FIELDS,
     VMLOAD_FIELDS,
+    Clean,
     Vmcb,
     Write,
     exit_write,
@@ -151,6 +152,16 @@ def test_changes_that_are_not_allowed_are_reported_whole():
     assert set(changes) == {"clean", "vintr", "nrip", "reserved 900h..900h"}
     assert (changes["vintr"].before, changes["vintr"].after) == (before["vintr"], after["vintr"])
     assert changes["nrip"].field is field("nrip")
+
+
+def test_060h_may_come_back_as_the_cpu_has_it_where_its_clean_bit_is_set():
+    before = make_template("long64", **PLACES)
+    before["clean"] = 1 << Clean.TPR
+    after = before.copy()
+    after["v_intr_masking"] = 0
+
+    assert forbidden_changes(before, after, PLAIN) != []
+    assert forbidden_changes(before, after, make_cpuid(["VmcbClean"])) == []
 
 
 @given(st.integers(0, 4096 * 8 - 1))

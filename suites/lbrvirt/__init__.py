@@ -1,0 +1,1 @@
+"""Last branch records and their virtualization: bit 1, LbrVirt."""
