@@ -87,11 +87,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     build.set_defaults(act=_build)
     for name, act, text in (
         ("list", _list, "which are built"),
+        ("faults", _faults, "the ways in which it can be told to misbehave (./nsvm run --fault NAME)"),
         ("path", _path, "print the path of its QEMU"),
         ("remove", _remove, "remove one, or all that are built"),
     ):
         action = actions.add_parser(name, parents=[common], help=text)
-        if name == "list":
+        if name in ("list", "faults"):
             action.add_argument("--json", action="store_true", help="as JSON")
         if name == "remove":
             action.add_argument("key", metavar="KEY", nargs="?", help="as `list` shows it; default: all")
@@ -238,6 +239,22 @@ def _list(args: argparse.Namespace) -> int:
         print(f"{one['key']}  {one['source']}, {one['bytes'] / 1e6:.0f} MB, built {one['built']}{mark}")
     if not any(one["current"] for one in listed):
         print(f"reference_machine/ as it stands is not built; {store.BUILD_COMMAND} builds it")
+    return 0
+
+
+def _faults(args: argparse.Namespace) -> int:
+    from harness.reference import faults
+
+    known = faults.load()
+    if args.json:
+        json.dump(
+            [{"name": f.name, "area": f.area, "what": f.what, "like": f.like} for f in known], sys.stdout, indent=1
+        )
+        print()
+        return 0
+    for fault in sorted(known, key=lambda fault: fault.area):
+        print(f"{fault.area:14} {fault.name:34} {fault.what} As {fault.like}.")
+    print(f"{len(known)} faults")
     return 0
 
 

@@ -7,6 +7,7 @@ is read from it. A run that is interrupted, killed or hangs still gets its repor
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.cli import flaky, machine, run_folder
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     plan = Plan(
         names=names,
         paths=[run_folder.given_path(path) for path in args.paths] or ["suites"],
-        options=[*_options(args, programs).words(), *(["-k", args.keyword] if args.keyword is not None else [])],
+        options=[*_options(args, programs, names).words(), *(["-k", args.keyword] if args.keyword is not None else [])],
         workers=_number("-n", args.workers, WORKERS_MAX, "workers, each runs a machine of its own", least=0),
         rest=args.rest,
     )
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         return plan.carry_out(out, signals) if repeat is None else flaky.repeat(plan, out, signals, repeat)
 
 
-def _options(args: argparse.Namespace, programs: machine.Programs) -> RunOptions:
+def _options(args: argparse.Namespace, programs: machine.Programs, names: list[str]) -> RunOptions:
     """The run's options; raises UserError for one that makes no sense."""
     try:
         given = RunOptions.of(args)
@@ -89,8 +90,23 @@ def _options(args: argparse.Namespace, programs: machine.Programs) -> RunOptions
         raise UserError(str(error)) from None
     if given.baseline is not None and not given.baseline.is_file():
         raise UserError(f"--baseline {given.baseline}: no such file")
+    if given.fault is not None:
+        check_fault(given.fault, names)
     baseline = None if given.baseline is None else given.baseline.absolute()
     return replace(given, qemu=programs.qemu, bochs=programs.bochs, baseline=baseline)
+
+
+def check_fault(name: str, targets: Sequence[str]) -> None:
+    """Raises UserError unless all targets can be told to misbehave, and in that way."""
+    from harness.reference import faults
+    from harness.reference.error import ReferenceMachineError
+
+    if any(target != "reference" for target in targets):
+        raise UserError("--fault: only the reference machine can be told to misbehave; say --target reference")
+    try:
+        faults.find(name)
+    except ReferenceMachineError as error:
+        raise UserError(f"--fault: {error}") from None
 
 
 def _number(option: str, text: str | None, most: int, what: str, *, least: int = 1) -> int | None:

@@ -52,6 +52,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.add_argument(
         "-n", type=int, default=os.cpu_count() or 1, metavar="N", dest="processes", help="processes that replay"
     )
+    group = parser.add_argument_group(
+        "with --machine", "run the suites on the reference machine under each of its faults"
+    )
+    group.add_argument("--machine", action="store_true", help="ANSWERS are then folders, files or tests to run")
+    group.add_argument(
+        "--faults", action="append", metavar="GLOB", help="only these, or those of this area; may be repeated"
+    )
+    group.add_argument("--limit", type=float, default=1800, metavar="S", help="seconds that one fault may take (1800)")
+    group.add_argument("--again", action="store_true", help="also those that have been tried on this machine")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)  # other suites than ours
     machine.program_arguments(parser)
     parser.set_defaults(run=run)
@@ -62,10 +71,16 @@ def run(args: argparse.Namespace) -> int:
     from harness.sensitivity.replay import AnswersError
     from harness.sensitivity.sensitivity import WorkerDied, judge
 
-    if args.answers and args.target:
-        raise UserError("sensitivity: either files of answers or --target, not both")
     if args.processes < 1:
         raise UserError("-n: at least 1")
+    if args.machine:
+        from harness.cli import machine_faults
+
+        return machine_faults.run(args)
+    if args.faults or args.again:
+        raise UserError("sensitivity: --faults and --again go with --machine")
+    if args.answers and args.target:
+        raise UserError("sensitivity: either files of answers or --target, not both")
     if args.answers:
         needs = [need for need in missing_build_tools() if need.package == "binutils"]
         ensure(needs, may_install=not args.no_install, log=LOG / "apt.log")

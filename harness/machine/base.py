@@ -82,6 +82,8 @@ class TargetOptions:
     cpu_model: str | None = None
     without: tuple[str, ...] = ()
     """Bits of Fn8000_000A EDX that L1 shall not see (harness/machine/feature_mask.py)."""
+    fault: str | None = None
+    """How the reference machine shall misbehave (reference_machine/faults.toml)."""
 
 
 @runtime_checkable

@@ -61,7 +61,7 @@ def hook(directory: Path, recipe: Recipe) -> list[str]:
     devices = "".join(f"CONFIG_{device}=y\n" for device in recipe.devices)
     if not (place / DEVICES).is_file() or (place / DEVICES).read_text() != devices:
         (place / DEVICES).write_text(devices)
-    return tree.apply(place, recipe.features, recipe.folder / "src")
+    return tree.apply(place, recipe.features, recipe.folder / "src", recipe.faults)
 
 
 def configure(directory: Path, recipe: Recipe, python: Path, version: str, log: Path) -> None:

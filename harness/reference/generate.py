@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.reference import faults as made_faults
+from harness.reference.faults import Fault
 from harness.reference.features import BITS, MIGRATED, PROPERTIES, Feature, Property, Variable
 
 FOLDER = "target/i386/nsvm"
@@ -14,8 +16,8 @@ _MADE = "Made from reference_machine/hooks by harness/reference/generate.py."
 _HEAD = f"/* SPDX-License-Identifier: GPL-2.0-or-later */\n/* {_MADE} */\n"
 
 
-def files(features: Sequence[Feature]) -> dict[str, str]:
-    """The texts, by their names in FOLDER."""
+def files(features: Sequence[Feature], faults: Sequence[Fault] = ()) -> dict[str, str]:
+    """The texts, by their names in FOLDER; `faults`: those that the machine can be told to have."""
     return {
         "state.h": _state(features),
         "features.h": _features(features),
@@ -23,7 +25,7 @@ def files(features: Sequence[Feature]) -> dict[str, str]:
         "vmstate.c.inc": _vmstate(features),
         "helper.h.inc": _HEAD + "".join(f"{helper}\n" for feature in features for helper in feature.helpers),
         "meson.build": _meson(features),
-    }
+    } | made_faults.files(faults)
 
 
 def _state(features: Sequence[Feature]) -> str:

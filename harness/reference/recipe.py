@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.reference import generate
+from harness.reference import faults, generate
 from harness.reference.error import ReferenceMachineError
+from harness.reference.faults import Fault
 from harness.reference.features import Feature, load_all
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,7 @@ class Recipe:
     devices: tuple[str, ...]
     firmware: tuple[Firmware, ...]
     features: tuple[Feature, ...]
+    faults: tuple[Fault, ...]
     key: str
 
     @property
@@ -57,6 +59,7 @@ def load(folder: Path = OURS) -> Recipe:
         source: Mapping[str, Any] = content["source"]
         configure: Mapping[str, Any] = content["configure"]
         features = tuple(load_all(folder / "hooks"))
+        known = faults.load(there) if (there := folder / faults.FILE_NAME).is_file() else ()
         return Recipe(
             folder=folder,
             package=source["package"],
@@ -66,7 +69,8 @@ def load(folder: Path = OURS) -> Recipe:
             devices=tuple(configure["devices"]),
             firmware=tuple(Firmware(f["package"], f["folder"], tuple(f["files"])) for f in content["firmware"]),
             features=features,
-            key=_key(folder, content, features),
+            faults=known,
+            key=_key(folder, content, features, known),
         )
     except (OSError, ValueError) as error:
         raise ReferenceMachineError(f"{path.name}: {error}") from None
@@ -74,9 +78,9 @@ def load(folder: Path = OURS) -> Recipe:
         raise ReferenceMachineError(f"{path.name}: {error} is missing, or is of the wrong kind") from None
 
 
-def _key(folder: Path, content: Mapping[str, Any], features: tuple[Feature, ...]) -> str:
+def _key(folder: Path, content: Mapping[str, Any], features: tuple[Feature, ...], known: tuple[Fault, ...]) -> str:
     """A hash of all that makes the program what it is, but QEMU's own version, which stands in the build's record."""
-    whole = hashlib.sha256(repr((ENGINE, content, features, generate.files(features))).encode())
+    whole = hashlib.sha256(repr((ENGINE, content, features, generate.files(features, known))).encode())
     for path in sorted(folder.glob("src/*.[ch]")):
         whole.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return whole.hexdigest()[:KEY_LENGTH]

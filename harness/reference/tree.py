@@ -12,12 +12,13 @@ from pathlib import Path
 from harness.reference import anchors, generate
 from harness.reference.anchors import Edit
 from harness.reference.error import AnchorError
+from harness.reference.faults import Fault
 from harness.reference.features import Feature
 
 PRISTINE = ".nsvm-pristine"
 
 
-def apply(source: Path, features: Sequence[Feature], ours: Path) -> list[str]:
+def apply(source: Path, features: Sequence[Feature], ours: Path, faults: Sequence[Fault] = ()) -> list[str]:
     """Puts the features' edits and files into the tree at `source`; `ours` is the folder of our C files.
 
     Gives the names of the files that were written. Raises AnchorError before anything is written.
@@ -33,7 +34,7 @@ def apply(source: Path, features: Sequence[Feature], ours: Path) -> list[str]:
         file = str(path.relative_to(source / PRISTINE))
         if path.is_file() and file not in texts:
             texts[file] = path.read_text()  # no feature edits it any more
-    wanted = {path.name: path.read_text() for path in sorted(ours.glob("*.[ch]"))} | generate.files(features)
+    wanted = {path.name: path.read_text() for path in sorted(ours.glob("*.[ch]"))} | generate.files(features, faults)
     folder = source / generate.FOLDER
     texts |= {f"{generate.FOLDER}/{name}": text for name, text in wanted.items()}
     for path in folder.glob("*"):

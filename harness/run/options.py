@@ -100,6 +100,13 @@ class RunOptions:
         target="without",
         told=True,
     )
+    fault: str | None = option(
+        "--fault",
+        "only on `reference`: have the machine misbehave in this way (./nsvm reference faults lists them)",
+        metavar="NAME",
+        target="fault",
+        told=True,
+    )
     baud: int | None = option(
         "--baud",
         "make the console as slow as a serial line of N baud",

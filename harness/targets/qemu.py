@@ -134,7 +134,8 @@ class QemuTcg:
     def try_options(self) -> None:
         """Has QEMU make the CPU that the user named, and end: a misspelt model would else be a run without a boot."""
         options = self._options
-        if self._program is None or not (options.cpu_model or options.without or options.qemu_path):
+        told = options.cpu_model or options.without or options.qemu_path or options.fault
+        if self._program is None or not told:
             return
         argv = [self._program, "-accel", "tcg", "-M", "pc", "-m", "16M", "-cpu", self._cpu(), "-nodefaults"]
         argv += ["-no-user-config", "-display", "none", "-vga", "none", "-S", "-monitor", "stdio"]

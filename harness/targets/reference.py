@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.machine.base import Console, Missing, TargetError, TargetOptions
-from harness.reference import store
+from harness.reference import faults, store
 from harness.reference.error import ReferenceMachineError
 from harness.targets.qemu import QemuTcg
 
@@ -35,6 +35,10 @@ class Reference(QemuTcg):
         super().__init__(options)
         if self._why:
             self._program = None
+
+    def _cpu(self) -> str:
+        cpu, fault = super()._cpu(), self._options.fault
+        return f"{cpu},{faults.PROPERTY}={fault}" if fault else cpu
 
     def start(self) -> Console:
         """Boots afresh."""

@@ -109,13 +109,14 @@ void nsvm_asid_vmrun(CPUX86State *env, uint32_t asid)
     if (!nsvm_asids_are_kept(env)) {
         return; /* all is flushed at every VMRUN */
     }
-    if (guest_is_another(env) || env->nsvm.asid.owner != asid) {
+    if ((guest_is_another(env) || env->nsvm.asid.owner != asid) && !nsvm_fault(NSVM_FAULT_ASID_NEW_ONE_KEEPS_OLD)) {
         flush(env, GUEST_INDEXES | NESTED_INDEX);
         env->nsvm.asid.owner = asid;
     }
+    control = nsvm_fault_tlb_control(control);
     if (nsvm_has(env, CPUID_SVM_FLUSHASID)) {
         if (control == TLB_CONTROL_FLUSH_ASID) {
-            flush(env, GUEST_INDEXES | NESTED_INDEX);
+            flush(env, GUEST_INDEXES | (nsvm_fault(NSVM_FAULT_ASID_NESTED_STAY) ? 0 : NESTED_INDEX));
         } else if (control == TLB_CONTROL_FLUSH_ASID_NON_GLOBAL) {
             flush_non_global(env);
         }
@@ -162,7 +163,7 @@ void nsvm_asid_flush(CPUX86State *env)
 {
     if (!nsvm_asids_are_kept(env)) {
         tlb_flush(env_cpu(env));
-    } else if (!env->nsvm.asid.switching) {
+    } else if (!env->nsvm.asid.switching && !(nsvm_fault(NSVM_FAULT_ASID_MOV_CR0_CR4_KEEPS) && nsvm_in_guest(env))) {
         flush(env, nsvm_in_guest(env) ? GUEST_INDEXES : HOST_INDEXES);
     }
 }
@@ -170,7 +171,9 @@ void nsvm_asid_flush(CPUX86State *env)
 void nsvm_asid_flush_for_cr3(CPUX86State *env)
 {
     if (nsvm_in_guest(env) && nsvm_asids_are_kept(env) && !env->nsvm.asid.switching) {
-        flush_non_global(env);
+        if (!nsvm_fault(NSVM_FAULT_ASID_MOV_CR3_KEEPS)) {
+            flush_non_global(env);
+        }
     } else {
         nsvm_asid_flush(env);
     }
@@ -194,6 +197,10 @@ void nsvm_asid_write_cr4(CPUX86State *env, uint32_t value)
 void nsvm_asid_flush_page(CPUX86State *env, target_ulong address)
 {
     if (nsvm_asids_are_kept(env)) {
+        if (nsvm_fault(NSVM_FAULT_ASID_INVLPG_OF_HOST) && nsvm_in_guest(env)) {
+            tlb_flush_page_by_mmuidx(env_cpu(env), address, HOST_INDEXES);
+            return;
+        }
         tlb_flush_page_by_mmuidx(env_cpu(env), address, nsvm_in_guest(env) ? GUEST_INDEXES : HOST_INDEXES);
     } else {
         tlb_flush_page(env_cpu(env), address);
@@ -203,8 +210,11 @@ void nsvm_asid_flush_page(CPUX86State *env, target_ulong address)
 /* INVLPGA: the ASID in ECX. Of an ASID that is not the owner, and of one out of range, there is nothing to drop. */
 void helper_nsvm_invlpga(CPUX86State *env, target_ulong address)
 {
-    uint32_t asid = env->regs[R_ECX];
+    uint32_t asid = nsvm_fault_invlpga_asid(env, env->regs[R_ECX]);
 
+    if (nsvm_fault(NSVM_FAULT_ASID_INVLPGA_OF_PAGE_0)) {
+        address = 0;
+    }
     if (!nsvm_asids_are_kept(env)) {
         tlb_flush_page(env_cpu(env), address);
     } else if (asid == 0) {

@@ -56,16 +56,17 @@ static bool controls_are_illegal(CPUX86State *env)
     uint64_t limit = 1ULL << env_archcpu(env)->phys_bits;
 
     return !(CONTROL(intercept) & 1ULL << (SVM_EXIT_VMRUN - SVM_EXIT_INTR))
-           || !(uint32_t)CONTROL(asid)
-           || (CONTROL(msrpm_base_pa) & TARGET_PAGE_MASK) > limit - 1 - MSRPM_LAST_BYTE
+           || (!(uint32_t)CONTROL(asid) && !nsvm_fault(NSVM_FAULT_CHECK_ASID_0_TAKEN))
+           || ((CONTROL(msrpm_base_pa) & TARGET_PAGE_MASK) > limit - 1 - MSRPM_LAST_BYTE
+               && !nsvm_fault(NSVM_FAULT_CHECK_MSRPM_ADDRESS_TAKEN))
            || (CONTROL(iopm_base_pa) & TARGET_PAGE_MASK) > limit - 1 - IOPM_LAST_BYTE;
 }
 
 static bool nested_paging_is_illegal(CPUX86State *env)
 {
     return !(env->cr[0] & CR0_PG_MASK)
-           || (CONTROL(nested_cr3) & nsvm_beyond_maxphyaddr(env))
-           || nsvm_pat_is_illegal(SAVE(g_pat));
+           || ((CONTROL(nested_cr3) & nsvm_beyond_maxphyaddr(env)) && !nsvm_fault(NSVM_FAULT_NP_NCR3_UNCHECKED))
+           || (nsvm_pat_is_illegal(SAVE(g_pat)) && !nsvm_fault(NSVM_FAULT_NP_GPAT_UNCHECKED));
 }
 
 static bool mode_is_illegal(uint64_t efer, uint64_t cr0, uint64_t cr4, uint64_t cs_attributes)
@@ -73,7 +74,7 @@ static bool mode_is_illegal(uint64_t efer, uint64_t cr0, uint64_t cr4, uint64_t 
     if (!(efer & MSR_EFER_LME) || !(cr0 & CR0_PG_MASK)) {
         return false;
     }
-    return !(cr4 & CR4_PAE_MASK) || !(cr0 & CR0_PE_MASK)
+    return (!(cr4 & CR4_PAE_MASK) && !nsvm_fault(NSVM_FAULT_CHECK_LONG_MODE_WITHOUT_PAE)) || !(cr0 & CR0_PE_MASK)
            || (cs_attributes & (ATTRIBUTE_L | ATTRIBUTE_D)) == (ATTRIBUTE_L | ATTRIBUTE_D);
 }
 
@@ -90,6 +91,9 @@ static bool event_is_illegal(uint32_t event, bool in_64_bit_mode)
     case SVM_EVTINJ_TYPE_SOFT:
         return false;
     case SVM_EVTINJ_TYPE_EXEPT:
+        if (nsvm_fault(NSVM_FAULT_CHECK_EVENT_NMI_AS_EXCEPTION) && vector == EXCP02_NMI) {
+            return false;
+        }
         return vector > 31 || !(EXCEPTIONS >> vector & 1) || (vector == EXCP05_BOUND && in_64_bit_mode);
     default:
         return true;
@@ -105,11 +109,14 @@ static bool vmcb_is_illegal(CPUX86State *env)
     bool legacy_pae = !long_mode && (cr0 & CR0_PG_MASK) && (cr4 & CR4_PAE_MASK);
 
     return controls_are_illegal(env)
-           || !(efer & MSR_EFER_SVME) || (efer & ~nsvm_efer_allowed(env))
-           || (cr0 & HIGH_HALF) || ((cr0 & CR0_NW_MASK) && !(cr0 & CR0_CD_MASK))
-           || (cr3 & nsvm_beyond_maxphyaddr(env))
-           || (cr4 & nsvm_cr4_reserved(env))
-           || (SAVE(dr6) & HIGH_HALF) || (SAVE(dr7) & HIGH_HALF)
+           || (!(efer & MSR_EFER_SVME) && !nsvm_fault(NSVM_FAULT_CHECK_SVME_CLEAR_TAKEN))
+           || (efer & ~nsvm_efer_allowed(env))
+           || (cr0 & HIGH_HALF)
+           || ((cr0 & CR0_NW_MASK) && !(cr0 & CR0_CD_MASK) && !nsvm_fault(NSVM_FAULT_CHECK_NW_WITHOUT_CD_TAKEN))
+           || ((cr3 & nsvm_beyond_maxphyaddr(env)) && !nsvm_fault(NSVM_FAULT_CHECK_CR3_MBZ_TAKEN))
+           || ((cr4 & nsvm_cr4_reserved(env)) && !nsvm_fault(NSVM_FAULT_CHECK_CR4_RESERVED_TAKEN))
+           || (SAVE(dr6) & HIGH_HALF)
+           || ((SAVE(dr7) & HIGH_HALF) && !nsvm_fault(NSVM_FAULT_CHECK_DR7_HIGH_TAKEN))
            || mode_is_illegal(efer, cr0, cr4, cs_attributes)
            || (nested_paging && nested_paging_is_illegal(env))
            || (!nested_paging && legacy_pae && nsvm_pdpes_are_illegal(env, cr3))

@@ -23,7 +23,7 @@ typedef struct Group {
 } Group;
 
 /* 15.15.3, with the offsets of appendix B. */
-static const Group groups[] = {
+static Group groups[] = {
     { 0x000, 0x18, 0 }, { 0x03e, 2, 0 }, { 0x050, 8, 0 },                   /* intercepts, pause count, TSC offset */
     { 0x040, 8, 1 }, { 0x048, 8, 1 },                                       /* IOPM, MSRPM */
     { 0x058, 4, 2 },                                                        /* ASID */
@@ -37,6 +37,7 @@ static const Group groups[] = {
     { 0x670, 0x28, 10 },                                                    /* DBGCTL to LASTEXCPTO */
     { 0x098, 8, 11 }, { 0x0e0, 8, 11 }, { 0x0f0, 8, 11 }, { 0x0f8, 8, 11 }, /* AVIC */
     { 0x5e0, 8, 12 }, { 0x5e8, 8, 12 }, { 0x5f0, 8, 12 },                   /* CET */
+    { 0, 0, 0 },                                                            /* of nsvm_clean_add() */
 };
 
 /* Which bytes of a VMCB are of a group. */
@@ -47,6 +48,13 @@ static void __attribute__((constructor)) fill_is_of_a_group(void)
     for (int i = 0; i < ARRAY_SIZE(groups); i++) {
         memset(is_of_a_group + groups[i].offset, true, groups[i].size_bytes);
     }
+}
+
+/* A field that the manual has in no group: a fault of this machine. */
+void nsvm_clean_add(unsigned offset, unsigned size_bytes, int bit)
+{
+    groups[ARRAY_SIZE(groups) - 1] = (Group) { offset, size_bytes, bit };
+    memset(is_of_a_group + offset, true, size_bytes);
 }
 
 static void vmcb_read(CPUX86State *env, unsigned offset, void *buffer, unsigned size_bytes)
@@ -118,12 +126,13 @@ void nsvm_clean_vmrun(CPUX86State *env)
     if (!nsvm_has(env, CPUID_SVM_VMCBCLEAN)) {
         return;
     }
+    key = nsvm_fault_clean_key(key);
     copy = find(env, key);
     if (copy->key == key) {
-        keep = groups_to_keep(env);
+        keep = nsvm_fault_clean_bits(groups_to_keep(env));
     }
     for (int i = 0; i < ARRAY_SIZE(groups); i++) {
-        if (!(keep >> groups[i].bit & 1)) {
+        if (!(keep >> groups[i].bit & 1) && !(copy->key == key && nsvm_fault_clean_trusts(groups[i].offset, keep))) {
             vmcb_read(env, groups[i].offset, copy->image + groups[i].offset, groups[i].size_bytes);
         }
     }
@@ -192,6 +201,9 @@ void nsvm_clean_store(CPUX86State *env, hwaddr address, uint64_t value, unsigned
 {
     uint8_t bytes[8];
 
+    if (nsvm_fault(NSVM_FAULT_CLEAN_COPY_WITHOUT_EXIT)) {
+        return;
+    }
     stq_le_p(bytes, value);
     memcpy(copy_in_use(env) + (address - env->nsvm.clean.in_use), bytes, size_bytes);
 }

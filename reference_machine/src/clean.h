@@ -6,6 +6,7 @@
 void nsvm_clean_vmrun(CPUX86State *env);
 void nsvm_clean_note_exit(CPUX86State *env, uint64_t exit_code);
 void nsvm_clean_vmexit(CPUX86State *env);
+void nsvm_clean_add(unsigned offset, unsigned size_bytes, int bit);
 void nsvm_clean_wrmsr(CPUX86State *env, uint32_t msr, uint64_t value);
 void nsvm_clean_post_load(CPUX86State *env);
 bool nsvm_clean_check_config(CPUX86State *env, Error **errp);

@@ -8,6 +8,8 @@
 
 uint64_t nsvm_decode_exit(CPUX86State *env, uint64_t exit_code, uint64_t exit_info_1, uintptr_t retaddr);
 
+int nsvm_decode_fetch(CPUX86State *env, uint8_t *bytes);
+
 /* INTn asks its intercept. */
 static inline void nsvm_decode_note_vector(CPUX86State *env, int vector)
 {

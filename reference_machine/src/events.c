@@ -71,7 +71,8 @@ void nsvm_event_inject(CPUX86State *env, uint32_t event, uint32_t error_code)
 
 int nsvm_event_has_error_code(CPUX86State *env, int vector)
 {
-    return env->nsvm.events.injected ? !!(env->nsvm.events.info & SVM_EVTINJ_VALID_ERR)
+    return env->nsvm.events.injected && !nsvm_fault(NSVM_FAULT_EVENTINJ_EV_IGNORED)
+               ? !!(env->nsvm.events.info & SVM_EVTINJ_VALID_ERR)
                                      : nsvm_on(env) ? pushes_error_code(vector) : exception_has_error_code(vector);
 }
 

@@ -35,7 +35,8 @@ static bool cr4_is_illegal(CPUX86State *env, uint64_t value)
 static bool cr0_change_is_intercepted(CPUX86State *env, uint64_t value)
 {
     return nsvm_in_guest(env) && cpu_svm_has_intercept(env, SVM_EXIT_CR0_SEL_WRITE)
-           && ((env->cr[0] ^ value) & ~(uint64_t)(CR0_TS_MASK | CR0_MP_MASK));
+           && ((env->cr[0] ^ value) & ~(uint64_t)(CR0_TS_MASK | CR0_MP_MASK
+                                                  | (nsvm_fault(NSVM_FAULT_CR0_SEL_WITHOUT_EM) ? CR0_EM_MASK : 0)));
 }
 
 /* Whether the four page-directory pointers are read now and are illegal. With nested paging each is read at its use. */
@@ -78,6 +79,9 @@ void nsvm_check_mov_to_cr(CPUX86State *env, int reg, uint64_t value, bool is_lms
 /* Which intercept RDTSC's helper asks: RDTSCP calls it too. */
 uint32_t nsvm_rdtsc_exit_code(CPUX86State *env, uintptr_t retaddr)
 {
+    if (nsvm_fault_active()) {
+        env->nsvm.fault.rdtscp = nsvm_insn_at(env, retaddr) & NSVM_INSN_RDTSCP;
+    }
     if (nsvm_on(env) && nsvm_in_guest(env)
         && (cpu_svm_has_intercept(env, SVM_EXIT_RDTSC) || cpu_svm_has_intercept(env, SVM_EXIT_RDTSCP))
         && (nsvm_insn_at(env, retaddr) & NSVM_INSN_RDTSCP)) {
@@ -90,7 +94,9 @@ uint32_t nsvm_rdtsc_exit_code(CPUX86State *env, uintptr_t retaddr)
 void nsvm_ferr_intercept(CPUX86State *env, uintptr_t retaddr)
 {
     if (nsvm_on(env) && !(env->hflags2 & HF2_IGNNE_MASK)) {
-        cpu_svm_check_intercept_param(env, SVM_EXIT_FERR_FREEZE, 0, retaddr);
+        if (!nsvm_fault(NSVM_FAULT_INTERCEPT_LOST_FERR)) {
+            cpu_svm_check_intercept_param(env, SVM_EXIT_FERR_FREEZE, 0, retaddr);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ void nsvm_virq_update(CPUX86State *env)
     CPUState *cs = env_cpu(env);
 
     bql_lock();
+    nsvm_fault_cr8(env);
     if (nsvm_in_guest(env) && ctl_has_irq(env)) {
         cpu_interrupt(cs, CPU_INTERRUPT_VIRQ);
     } else {
@@ -26,9 +27,9 @@ void nsvm_virq_update(CPUX86State *env)
 void nsvm_virq_dispatch(CPUX86State *env, int *vector)
 {
     if (nsvm_on(env)) {
-        *vector &= 0xff;
+        *vector &= nsvm_fault(NSVM_FAULT_V_INTR_VECTOR_IGNORED) ? 0 : 0xff;
         env_cpu(env)->interrupt_request &= ~CPU_INTERRUPT_VIRQ;
-        env->int_ctl &= ~V_IRQ_MASK;
+        env->int_ctl &= ~(nsvm_fault(NSVM_FAULT_V_IRQ_STAYS) ? 0 : V_IRQ_MASK);
     }
 }
 

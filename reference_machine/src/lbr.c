@@ -41,7 +41,12 @@ static void set_debugctl(CPUX86State *env, uint64_t value)
 /* A taken branch. */
 void nsvm_lbr_branch(CPUX86State *env, target_ulong from, target_ulong to)
 {
-    if (env->nsvm.lbr.debugctl & NSVM_DEBUGCTL_LBR) {
+    if ((env->nsvm.lbr.debugctl & NSVM_DEBUGCTL_LBR)
+        && !(nsvm_fault(NSVM_FAULT_LBR_NONE_IN_GUEST) && nsvm_in_guest(env))) {
+        if (nsvm_fault(NSVM_FAULT_LBR_LINEAR)) {
+            from += env->segs[R_CS].base;
+            to += env->segs[R_CS].base;
+        }
         env->nsvm.lbr.branch_from = from;
         env->nsvm.lbr.branch_to = to;
     }
@@ -60,11 +65,19 @@ void helper_nsvm_lbr_branch(CPUX86State *env)
 void nsvm_lbr_event(CPUX86State *env, target_ulong from, int vector, int is_int, int is_hw)
 {
     if (!is_int && !is_hw && vector == EXCP01_DB) {
-        set_debugctl(env, env->nsvm.lbr.debugctl & ~(NSVM_DEBUGCTL_LBR | NSVM_DEBUGCTL_BTF));
+        uint64_t cleared = nsvm_fault(NSVM_FAULT_LBR_DB_KEEPS_LBR)   ? NSVM_DEBUGCTL_BTF
+                           : nsvm_fault(NSVM_FAULT_LBR_DB_KEEPS_BTF) ? NSVM_DEBUGCTL_LBR
+                                                                     : NSVM_DEBUGCTL_LBR | NSVM_DEBUGCTL_BTF;
+
+        set_debugctl(env, env->nsvm.lbr.debugctl & ~cleared);
         return;
     }
-    if (!(env->nsvm.lbr.debugctl & NSVM_DEBUGCTL_LBR) || (!is_int && !is_hw && vector == EXCP12_MCHK)) {
+    if (!(env->nsvm.lbr.debugctl & NSVM_DEBUGCTL_LBR) || (!is_int && !is_hw && vector == EXCP12_MCHK)
+        || (nsvm_fault(NSVM_FAULT_LBR_NO_EXCEPTIONS) && !is_int && !is_hw)) {
         return;
+    }
+    if (nsvm_fault(NSVM_FAULT_LBR_INT_TAKES_NEW)) {
+        nsvm_lbr_branch(env, from, env->eip);
     }
     if (!is_int || env->nsvm_config.lbr.softint_sets_last_int) {
         env->nsvm.lbr.int_from = env->nsvm.lbr.branch_from;
@@ -135,7 +148,9 @@ static void load(CPUX86State *env, hwaddr page)
 {
     CPUState *cs = env_cpu(env);
 
-    set_debugctl(env, x86_ldq_phys(cs, page + VMCB_DEBUGCTL));
+    if (!nsvm_fault_lbr_keeps_debugctl(page == env->vm_vmcb)) {
+        set_debugctl(env, x86_ldq_phys(cs, page + VMCB_DEBUGCTL));
+    }
     env->nsvm.lbr.branch_from = x86_ldq_phys(cs, page + VMCB_LAST_BRANCH_FROM);
     env->nsvm.lbr.branch_to = x86_ldq_phys(cs, page + VMCB_LAST_BRANCH_TO);
     env->nsvm.lbr.int_from = x86_ldq_phys(cs, page + VMCB_LAST_INT_FROM);
@@ -147,8 +162,13 @@ static void save(CPUX86State *env, hwaddr page)
     CPUState *cs = env_cpu(env);
 
     x86_stq_phys(cs, page + VMCB_DEBUGCTL, env->nsvm.lbr.debugctl);
-    x86_stq_phys(cs, page + VMCB_LAST_BRANCH_FROM, env->nsvm.lbr.branch_from);
-    x86_stq_phys(cs, page + VMCB_LAST_BRANCH_TO, env->nsvm.lbr.branch_to);
+    if (nsvm_fault(NSVM_FAULT_LBR_FROM_TO_EXCHANGED) && page == env->vm_vmcb) {
+        x86_stq_phys(cs, page + VMCB_LAST_BRANCH_FROM, env->nsvm.lbr.branch_to);
+        x86_stq_phys(cs, page + VMCB_LAST_BRANCH_TO, env->nsvm.lbr.branch_from);
+    } else {
+        x86_stq_phys(cs, page + VMCB_LAST_BRANCH_FROM, env->nsvm.lbr.branch_from);
+        x86_stq_phys(cs, page + VMCB_LAST_BRANCH_TO, env->nsvm.lbr.branch_to);
+    }
     x86_stq_phys(cs, page + VMCB_LAST_INT_FROM, env->nsvm.lbr.int_from);
     x86_stq_phys(cs, page + VMCB_LAST_INT_TO, env->nsvm.lbr.int_to);
 }
@@ -156,7 +176,8 @@ static void save(CPUX86State *env, hwaddr page)
 /* VMRUN, after all its checks. */
 void nsvm_lbr_vmrun(CPUX86State *env)
 {
-    env->nsvm.lbr.swapped = nsvm_has(env, CPUID_SVM_LBRV) && (nsvm_vmcb_ldq(env, VMCB_LBR_CONTROL) & 1);
+    env->nsvm.lbr.swapped = nsvm_has(env, CPUID_SVM_LBRV)
+                            && nsvm_fault_lbr_control(nsvm_vmcb_ldq(env, VMCB_LBR_CONTROL));
     if (env->nsvm.lbr.swapped) {
         save(env, env->vm_hsave);
         load(env, env->vm_vmcb);
@@ -168,7 +189,9 @@ void nsvm_lbr_vmexit(CPUX86State *env)
 {
     if (env->nsvm.lbr.swapped) {
         save(env, env->vm_vmcb);
-        load(env, env->vm_hsave);
+        if (!nsvm_fault(NSVM_FAULT_LBR_HOST_NOT_RESTORED)) {
+            load(env, env->vm_hsave);
+        }
         env->nsvm.lbr.swapped = false;
     }
 }

@@ -37,6 +37,9 @@ static int guest_cpl(CPUX86State *env)
     if (env->eflags & VM_MASK) {
         return 3;
     }
+    if (nsvm_fault(NSVM_FAULT_GUEST_CPL_OF_CS)) {
+        return env->segs[R_CS].selector & 3;
+    }
     return nsvm_vmcb_ldub(env, offsetof(struct vmcb, save.cpl)) & 3;
 }
 
@@ -63,6 +66,8 @@ void nsvm_load_guest(CPUX86State *env)
     env->nsvm.load.guest_has_pat = env->hflags2 & HF2_NPT_MASK;
     if (env->nsvm.load.guest_has_pat) {
         env->nsvm.load.host_pat = env->pat;
+    }
+    if (env->nsvm.load.guest_has_pat && !nsvm_fault(NSVM_FAULT_NP_GPAT_NOT_LOADED)) {
         env->pat = nsvm_vmcb_ldq(env, offsetof(struct vmcb, save.g_pat));
     }
 }
@@ -88,7 +93,7 @@ void nsvm_load_check_rip(CPUX86State *env)
 void nsvm_load_drop_guest(CPUX86State *env)
 {
     if (env->nsvm.load.guest_has_pat) {
-        env->pat = env->nsvm.load.host_pat;
+        env->pat = nsvm_fault(NSVM_FAULT_NP_HOST_PAT_NOT_RESTORED) ? env->pat : env->nsvm.load.host_pat;
         env->nsvm.load.guest_has_pat = false;
     }
 }

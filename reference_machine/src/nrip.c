@@ -31,16 +31,19 @@ void nsvm_nrip_save(CPUX86State *env, uint64_t exit_code, uintptr_t retaddr)
     uint32_t length = retaddr ? NSVM_INSN_LENGTH(env->nsvm.core.insn) : env->nsvm.nrip.length;
 
     nsvm_nrip_note_length(env, 0);
-    if (!nsvm_has(env, CPUID_SVM_NRIPSAVE) || exit_code == SVM_EXIT_ERR) {
+    if (!nsvm_has(env, CPUID_SVM_NRIPSAVE) || exit_code == SVM_EXIT_ERR
+        || nsvm_fault_nrip_stays(exit_code, is_instruction(exit_code))) {
         return;
     }
+    nsvm_fault_nrip(env, exit_code, is_instruction(exit_code), &length);
     nsvm_vmcb_stq(env, NSVM_VMCB_NRIP, is_instruction(exit_code) ? env->eip + length : 0);
+    nsvm_fault_nrip_saved(env, exit_code, is_instruction(exit_code));
 }
 
 /* The return address of an injected software interrupt, INT3 or INTO. RIP stays, for an exit during delivery. */
 void nsvm_nrip_inject(CPUX86State *env)
 {
-    if (nsvm_has(env, CPUID_SVM_NRIPSAVE)) {
+    if (nsvm_has(env, CPUID_SVM_NRIPSAVE) && !nsvm_fault_inject_at_rip(env)) {
         env->exception_next_eip = nsvm_vmcb_ldq(env, NSVM_VMCB_NRIP);
     }
 }

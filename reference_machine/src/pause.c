@@ -22,7 +22,7 @@ void nsvm_pause_vmrun(CPUX86State *env)
     env->nsvm.pause.is_first = true;
     if (nsvm_has(env, CPUID_SVM_PAUSEFILTER)) {
         env->nsvm.pause.loaded = x86_lduw_phys(env_cpu(env), env->vm_vmcb + VMCB_PAUSE_COUNT);
-        env->nsvm.pause.count = env->nsvm.pause.loaded;
+        env->nsvm.pause.count = env->nsvm.pause.loaded + nsvm_fault(NSVM_FAULT_PAUSE_COUNT_ONE_MORE);
     }
     if (nsvm_has(env, CPUID_SVM_PFTHRESHOLD)) {
         env->nsvm.pause.threshold = x86_lduw_phys(env_cpu(env), env->vm_vmcb + VMCB_PAUSE_THRESHOLD);
@@ -48,7 +48,7 @@ bool nsvm_pause_is_filtered(CPUX86State *env, uint32_t exit_code)
         || !cpu_svm_has_intercept(env, SVM_EXIT_PAUSE)) {
         return false;
     }
-    if (!env->nsvm.pause.threshold) {
+    if (!env->nsvm.pause.threshold || nsvm_fault(NSVM_FAULT_PAUSE_THRESHOLD_IGNORED)) {
         return --env->nsvm.pause.count != 0;
     }
     if (is_late(env)) {

@@ -30,7 +30,8 @@ static bool efer_is_illegal(CPUX86State *env, uint64_t value)
 {
     return (value & ~nsvm_efer_allowed(env))
            || (((value ^ env->efer) & MSR_EFER_LME) && (env->cr[0] & CR0_PG_MASK))
-           || ((value & MSR_EFER_SVME) && (env->nsvm.svml.vm_cr & NSVM_VM_CR_SVMDIS));
+           || ((value & MSR_EFER_SVME) && (env->nsvm.svml.vm_cr & NSVM_VM_CR_SVMDIS)
+               && !nsvm_fault(NSVM_FAULT_SVMDIS_WITHOUT_EFFECT));
 }
 
 /* Returns whether the value is legal. LOCK and SVMDIS can be changed with SVM lock and while LOCK is clear only. */
@@ -38,11 +39,17 @@ static bool write_vm_cr(CPUX86State *env, uint64_t value)
 {
     uint64_t old = env->nsvm.svml.vm_cr;
 
-    if ((value & ~VM_CR_DEFINED) || ((value & NSVM_VM_CR_SVMDIS) && (env->efer & MSR_EFER_SVME))) {
+    if (((value & ~VM_CR_DEFINED) && !nsvm_fault(NSVM_FAULT_VM_CR_RESERVED_TAKEN))
+        || ((value & NSVM_VM_CR_SVMDIS) && (env->efer & MSR_EFER_SVME)
+            && !nsvm_fault(NSVM_FAULT_SVMDIS_WHILE_SVME))) {
         return false;
     }
     if (!has_svm_lock(env) || (old & NSVM_VM_CR_LOCK)) {
-        value = (value & ~VM_CR_LOCKED) | (old & VM_CR_LOCKED);
+        uint64_t locked = nsvm_fault(NSVM_FAULT_VM_CR_LOCK_WRITABLE)     ? NSVM_VM_CR_SVMDIS
+                          : nsvm_fault(NSVM_FAULT_VM_CR_SVMDIS_WRITABLE) ? NSVM_VM_CR_LOCK
+                                                                         : VM_CR_LOCKED;
+
+        value = (value & ~locked) | (old & locked);
     }
     env->nsvm.svml.vm_cr = value;
     return true;
@@ -53,9 +60,9 @@ static bool write_key(CPUX86State *env, uint64_t value)
     if (!has_svm_lock(env)) {
         return false;
     }
-    if (!(env->nsvm.svml.vm_cr & NSVM_VM_CR_LOCK)) {
+    if (!(env->nsvm.svml.vm_cr & NSVM_VM_CR_LOCK) || nsvm_fault(NSVM_FAULT_SVM_KEY_WRITABLE_LOCKED)) {
         env->nsvm.svml.key = value;
-    } else if (value && value == env->nsvm.svml.key) {
+    } else if (nsvm_fault_svm_key_fits(value, value && value == env->nsvm.svml.key, env->nsvm.svml.key)) {
         env->nsvm.svml.vm_cr &= ~(uint64_t)NSVM_VM_CR_LOCK;
     }
     return true;
@@ -119,13 +126,13 @@ bool nsvm_svml_rdmsr(CPUX86State *env, uint32_t msr, uintptr_t retaddr)
     }
     switch (msr) {
     case MSR_VM_CR:
-        value = env->nsvm.svml.vm_cr;
+        value = env->nsvm.svml.vm_cr & ~(nsvm_fault(NSVM_FAULT_VM_CR_LOCK_HIDDEN) ? NSVM_VM_CR_LOCK : 0ULL);
         break;
     case MSR_SVM_KEY:
         if (!has_svm_lock(env)) {
             raise_exception_err_ra(env, EXCP0D_GPF, 0, retaddr);
         }
-        value = 0;
+        value = nsvm_fault(NSVM_FAULT_SVM_KEY_READABLE) ? env->nsvm.svml.key : 0;
         break;
     case MSR_IGNNE:
         value = !!(env->hflags2 & HF2_IGNNE_MASK);

@@ -27,7 +27,7 @@ static uint64_t scale(CPUX86State *env, uint64_t value)
     uint64_t low, high;
     uint32_t behind_point;
 
-    mulu64(&low, &high, value, env->amd_tsc_scale_msr);
+    mulu64(&low, &high, value, nsvm_fault_tsc_ratio(env->amd_tsc_scale_msr));
     behind_point = low;
     value = high << 32 | low >> 32;
     switch (env->nsvm_config.tsc.rounding[0]) {
@@ -49,6 +49,9 @@ uint64_t nsvm_tsc_read(CPUX86State *env)
         return cpu_get_tsc(env) + env->tsc_offset;
     }
     value = counter(env);
+    if (nsvm_fault_active()) {
+        return nsvm_fault_tsc(env, value, nsvm_has(env, CPUID_SVM_TSCSCALE) ? scale(env, value) : value);
+    }
     if (nsvm_in_guest(env)) {
         value = nsvm_has(env, CPUID_SVM_TSCSCALE) ? scale(env, value) : value;
         value += env->tsc_offset;
@@ -64,10 +67,14 @@ bool nsvm_tsc_wrmsr(CPUX86State *env, uint32_t msr, uint64_t value, uintptr_t re
     }
     switch (msr) {
     case MSR_IA32_TSC:
+        if (nsvm_fault(NSVM_FAULT_TSC_WRITE_LESS_OFFSET)) {
+            value -= env->tsc_offset;
+        }
         env->nsvm.tsc.written = value - cpu_get_tsc(env);
         return true;
     case MSR_TSC_RATIO:
-        if (!nsvm_has(env, CPUID_SVM_TSCSCALE) || (value & TSC_RATIO_RESERVED)) {
+        if (!nsvm_has(env, CPUID_SVM_TSCSCALE) || ((value & TSC_RATIO_RESERVED)
+                                                            && !nsvm_fault(NSVM_FAULT_TSC_RATIO_RESERVED_TAKEN))) {
             raise_exception_err_ra(env, EXCP0D_GPF, 0, retaddr);
         }
         env->amd_tsc_scale_msr = value;
@@ -86,7 +93,7 @@ bool nsvm_tsc_rdmsr(CPUX86State *env, uint32_t msr, uintptr_t retaddr)
     }
     switch (msr) {
     case MSR_IA32_TSC:
-        value = nsvm_tsc_read(env);
+        value = nsvm_fault(NSVM_FAULT_TSC_RDMSR_OF_HOST) ? counter(env) : nsvm_tsc_read(env);
         break;
     case MSR_TSC_RATIO:
         if (!nsvm_has(env, CPUID_SVM_TSCSCALE)) {

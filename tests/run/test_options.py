@@ -20,7 +20,8 @@ def typed(*words: str) -> RunOptions:
 
 WORDS = [
     "--fresh-boot", "always", "--qemu", "/a b", "--bochs", "/c", "--cpu", "max,+svm", "--without", "NRIPS,VmcbClean",
-    "--baud", "9600", "--lane", "serial", "--shuffle", "7", "--dangerous", "--baseline", "x.toml",
+    "--fault", "nrip-stale", "--baud", "9600", "--lane", "serial", "--shuffle", "7", "--dangerous",
+    "--baseline", "x.toml",
 ]  # fmt: skip
 
 
@@ -35,8 +36,8 @@ def test_the_same_machine_runs_one_test_again() -> None:
     settings = Settings.of(argparse.Namespace(**vars(typed(*WORDS))), target="qemu-tcg", out=Path())
 
     assert settings.rerun("t.py::a[b]") == (
-        "./nsvm run --target qemu-tcg --qemu '/a b' --bochs /c --cpu max,+svm --without NRIPS,VmcbClean --baud 9600 "
-        "--shuffle 7 --dangerous 't.py::a[b]'"
+        "./nsvm run --target qemu-tcg --qemu '/a b' --bochs /c --cpu max,+svm --without NRIPS,VmcbClean "
+        "--fault nrip-stale --baud 9600 --shuffle 7 --dangerous 't.py::a[b]'"
     )
     made = settings.options(Path("w"), 2)
     assert isinstance(made, TargetOptions)
@@ -46,7 +47,12 @@ def test_the_same_machine_runs_one_test_again() -> None:
 
 
 def test_what_makes_it_another_machine_or_baseline_is_told() -> None:
-    assert typed(*WORDS).told == ["--cpu max,+svm", "--without NRIPS,VmcbClean", "--baseline x.toml"]
+    assert typed(*WORDS).told == [
+        "--cpu max,+svm",
+        "--without NRIPS,VmcbClean",
+        "--fault nrip-stale",
+        "--baseline x.toml",
+    ]
     assert typed("--baud", "9600").told == []
 
 
