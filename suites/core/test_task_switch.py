@@ -107,8 +107,8 @@ EVENTS = [
 def event_guest(l1, code, let_through, vmcb):
     """A guest in which that code raises an event that goes through a task gate.
 
-    It reads IDT, GDT and both TSSs before: what an L0 does with an event that meets a page which it has yet to map is another
-    question.
+    It reads IDT, GDT and both TSSs before: what an L0 does with an event that meets a page which it has yet to map is
+    another question.
     """
     touch = "mov eax, [eax]\nmov eax, [ebp]\nmov eax, [esi]\nmov eax, [edi]\n.balign 8, 0x90"
     tasks = Tasks(l1, f"{touch}\nstart: {code}\n{TAIL}", no_intercept=let_through, vmcb=vmcb)
