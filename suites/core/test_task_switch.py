@@ -107,12 +107,13 @@ EVENTS = [
 def event_guest(l1, code, let_through, vmcb):
     """A guest in which that code raises an event that goes through a task gate.
 
-    It reads IDT and GDT before: what an L0 does with an event that meets a page which it has yet to map is another
-    question.
+    It reads IDT, GDT and both TSSs before: what an L0 does with an event that meets a page which it has yet to map is
+    another question.
     """
-    touch = "mov eax, [esi]\nmov eax, [edi]\n.balign 8, 0x90"
+    touch = "mov eax, [eax]\nmov eax, [ebp]\nmov eax, [esi]\nmov eax, [edi]\n.balign 8, 0x90"
     tasks = Tasks(l1, f"{touch}\nstart: {code}\n{TAIL}", no_intercept=let_through, vmcb=vmcb)
     tasks.guest.regs.update({"rcx": 0, "rdx": 0x1238, "rbx": 0x48, "rsi": tasks.idt, "rdi": tasks.gdt})
+    tasks.guest.regs.update({"rax": tasks.old, "rbp": tasks.new})
     absent_data = DATA32 & ~(0x80 << 40)
     tasks.guest.write(tasks.gdt + 0x48, struct.pack("<Q", absent_data))
     tasks.guest.vmcb["gdtr.limit"] = 0x4F
