@@ -18,11 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.cli import machine
-from harness.cli.console import UserError, say
+from harness.cli import machine, plan
+from harness.cli.console import HarnessError, UserError, say
 from harness.cli.ending import interrupted_status
 from harness.cli.paths import ROOT, STATE
-from harness.cli.plan import PYTHON
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME, load
 from harness.reference.faults import Fault
@@ -71,10 +70,25 @@ class Campaign:
                 return Outcome(fault.name, UNDECIDED, why=why, paths=ran, seconds=seconds)
         return Outcome(fault.name, UNNOTICED, paths=ran, seconds=round(time.monotonic() - began, 1))
 
-    def _pytest(self, fault: Fault, paths: Sequence[str], folder: Path, limit_s: float) -> int | None:
+    def deviate_anyway(self, tests: Sequence[str]) -> set[str]:
+        """Those of the tests that deviate without a fault, too: they have noticed nothing. Raises HarnessError."""
+        folder = KEPT / "runs" / "without-a-fault"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        status = self._pytest(None, tests, folder, self.limit_s)
+        try:
+            run = load(folder / FILE_NAME)
+        except OSError:
+            run = None
+        if status not in PYTEST_RAN or run is None:
+            raise HarnessError(f"the tests could not be run without a fault (see {folder / 'pytest.log'})")
+        return {result.test for result in run.results if result.news not in ("ok", "known", "mended")}
+
+    def _pytest(self, fault: Fault | None, paths: Sequence[str], folder: Path, limit_s: float) -> int | None:
         """One pytest, in a process group of its own; None if it had to be ended."""
-        command = [PYTHON, "-m", "pytest", *paths, "--target", TARGET, "--nsvm-out", str(folder), *self.options]
-        command += ["--fault", fault.name, f"--maxfail={ONE}", "-n", "0", "-q", "-p", "no:cacheprovider"]
+        command = [plan.PYTHON, "-m", "pytest", *paths, "--target", TARGET, "--nsvm-out", str(folder), *self.options]
+        command += ["-n", "0", "-q", "-p", "no:cacheprovider"]
+        command += ["--fault", fault.name, f"--maxfail={ONE}"] if fault is not None else []
         environment = {
             name: value for name, value in os.environ.items() if name not in ("PYTEST_ADDOPTS", "PYTHONPATH")
         }
@@ -122,6 +136,8 @@ def run(args: argparse.Namespace) -> int:
     say(f"{len(chosen)} faults, {len(todo)} to be tried; what comes of them stays in {file}")
     with Signals() as signals:
         received = _carry_out(campaign, todo, args.processes, file, outcomes, signals)
+    if received is None:
+        _take_back(campaign, outcomes)
     report = judging.Report(chosen, outcomes, reasons)
     print(json.dumps(judging.as_json(report), indent=1) if args.json else judging.render(report))
     return interrupted_status(received) if received is not None else report.exit_status
@@ -152,6 +168,16 @@ def _carry_out(
                 campaign.stop.set()
                 waiting.clear()
     return signals.received
+
+
+def _take_back(campaign: Campaign, outcomes: dict[str, Outcome]) -> None:
+    """A test that deviates without the fault as well has not noticed it."""
+    tests = sorted({outcome.by for outcome in outcomes.values() if outcome.by})
+    wrong = campaign.deviate_anyway(tests) if tests else set()
+    for outcome in list(outcomes.values()):
+        if outcome.by in wrong:
+            why = f"{outcome.by} deviates without the fault, too: mend that first"
+            outcomes[outcome.fault] = Outcome(outcome.fault, UNDECIDED, why=why)
 
 
 def _program_key(qemu: str | None) -> str:
