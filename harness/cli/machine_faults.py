@@ -43,6 +43,8 @@ class Campaign:
     options: Sequence[str]
     limit_s: float
     hints: dict[str, str]
+    runs: Path
+    """Where the runs' own folders are: of these suites and this machine."""
     stop: threading.Event = field(default_factory=threading.Event)
 
     def try_fault(self, fault: Fault) -> Outcome:
@@ -51,7 +53,7 @@ class Campaign:
         ran: list[str] = []
         for paths in judging.steps(fault, ROOT, self.paths, self.hints.get(fault.name, "")):
             left_s = self.limit_s - (time.monotonic() - began)
-            folder = KEPT / "runs" / fault.name
+            folder = self.runs / fault.name
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             status = self._pytest(fault, paths, folder, left_s)
@@ -72,7 +74,7 @@ class Campaign:
 
     def deviate_anyway(self, tests: Sequence[str]) -> set[str]:
         """Those of the tests that deviate without a fault, too: they have noticed nothing. Raises HarnessError."""
-        folder = KEPT / "runs" / "without-a-fault"
+        folder = self.runs / "without-a-fault"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         status = self._pytest(None, tests, folder, self.limit_s)
@@ -130,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     key = judging.content_key(ROOT, _program_key(programs.qemu), paths)
     file = KEPT / f"{key}.jsonl"
     options = ["--qemu", programs.qemu] if programs.qemu else []
-    campaign = Campaign(paths, options, args.limit, judging.hints(KEPT))
+    campaign = Campaign(paths, options, args.limit, judging.hints(KEPT), KEPT / "runs" / key)
     outcomes = {} if args.again else judging.read_outcomes(file)
     todo = [fault for fault in chosen if fault.name not in outcomes]
     say(f"{len(chosen)} faults, {len(todo)} to be tried; what comes of them stays in {file}")

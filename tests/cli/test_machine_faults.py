@@ -26,7 +26,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def campaign(limit_s: float = 60.0) -> machine_faults.Campaign:
-    return machine_faults.Campaign(["suites/np"], [], limit_s, {})
+    return machine_faults.Campaign(["suites/np"], [], limit_s, {}, machine_faults.KEPT / "runs")
 
 
 def result(news: str) -> str:
