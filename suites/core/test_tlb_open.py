@@ -75,7 +75,8 @@ def test_mtrr_write(l1, np):
     assert l1.wrmsr(PHYS_BASE, base.value ^ 0x10_0000).fault is None
     assert l1.wrmsr(PHYS_BASE, base.value).fault is None
 
-    assert reads(l1, guest, AT_THERE, tlb_control=0)
+    assert reads(l1, guest, EITHER, tlb_control=0)
+    assert reads(l1, guest, AT_THERE, tlb_control=1)
 
 
 @clause("core.tlb.invlpga_nested")
