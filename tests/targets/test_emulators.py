@@ -221,9 +221,13 @@ def test_at_115200_baud_it_answers_all_the_same(make: Make, name: str) -> None:
     link, hello = boot(target)
 
     assert not link.on_lane
-    answer = link.run(write(hello.arena_base, b"y" * 500) + read(hello.arena_base, 6000), DEADLINE_S)
-    assert answer.count(b"y") == 500
-    assert link.stats.retransmits == 0
+    sent_again = []
+    for _ in range(3):  # a busy machine may make one of them late; a link that does not know the line's speed, each
+        before = link.stats.retransmits
+        answer = link.run(write(hello.arena_base, b"y" * 500) + read(hello.arena_base, 6000), DEADLINE_S)
+        assert answer.count(b"y") == 500
+        sent_again.append(link.stats.retransmits - before)
+    assert min(sent_again) == 0, sent_again
 
 
 def test_a_bundle_runs_by_itself(make: Make, tmp_path: Path) -> None:
