@@ -92,11 +92,14 @@ class TargetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineRef:
-    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows."""
+    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows; `sometimes`: of one
+    that shows by chance.
+    """
 
     reason: str = ""
     reference: str = ""
     after_others: bool = False
+    sometimes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,7 +97,12 @@ def _check(verdict: ClauseVerdict) -> Check:
         verdict=verdict.verdict,
         news=verdict.news,
         universal=verdict.universal,
-        baseline=BaselineRef(reason=known.reason, reference=known.reference, after_others=known.after_others)
+        baseline=BaselineRef(
+            reason=known.reason,
+            reference=known.reference,
+            after_others=known.after_others,
+            sometimes=known.sometimes,
+        )
         if known
         else None,
         summary=verdict.summary,
