@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.cli import flaky, machine, run_folder
+from harness.cli.compare import find_before
 from harness.cli.console import UserError
 from harness.cli.host_run import password_for
 from harness.cli.plan import Plan
@@ -55,6 +56,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.add_argument(
         "--repeat", metavar="N", help="run it all N times, and name the tests whose verdicts are not the same each time"
     )
+    parser.add_argument(
+        "--against",
+        metavar="RUN",
+        help="compare with this run, as `nsvm compare` does; `last`: the newest whole run of these targets in runs/",
+    )
     add_options(parser.add_argument)
     parser.set_defaults(run=run)
 
@@ -73,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     repeat = _number("--repeat", args.repeat, REPEAT_MAX, "times, to have something to compare", least=2)
     if repeat is not None and plan.raw:
         raise UserError("--repeat cannot leave the terminal to pytest: say it without -s, --pdb and the like")
+    plan = replace(plan, before=None if args.against is None else find_before(args.against, names))
     out = run_folder.choose(args.out, names)
     machine.prepare(names, programs, may_install=not args.no_install)
     # Before the run's own handling of Ctrl-C: at a prompt that must end the command.

@@ -103,6 +103,7 @@ def _check(s: Source) -> Check:
             reason=baseline.text("reason"),
             reference=baseline.text("reference"),
             after_others=baseline.flag("after_others"),
+            sometimes=baseline.flag("sometimes"),
         ),
         summary=s.text("summary"),
         rows=_rows(s),

@@ -92,11 +92,14 @@ class TargetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineRef:
-    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows."""
+    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows; `sometimes`: of one
+    that shows by chance.
+    """
 
     reason: str = ""
     reference: str = ""
     after_others: bool = False
+    sometimes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,7 +242,9 @@ class Universal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that befell a target: boot, reset, crash, hang, garbage, lost, missing, restart or warning (of L0)."""
+    """Something that befell a target: boot, reset, crash, hang, garbage, lost, missing, restart or warning (of L0).
+    retry: a test was tried again and the second answer counts; `detail` names it and says why.
+    """
 
     KIND: ClassVar[str] = "event"
     target: str

@@ -162,9 +162,10 @@ class Worker:
         return self._last_hello
 
     def _session(self) -> Session:
-        return Session(self.target, use_lane=self.settings.lane != "serial", on_event=self._event)
+        return Session(self.target, use_lane=self.settings.lane != "serial", on_event=self.event)
 
-    def _event(self, what: str, detail: str) -> None:
+    def event(self, what: str, detail: str) -> None:
+        """Writes down something that befell the target, or a test's second try."""
         event = Event(target=self.settings.target, worker=self.settings.worker, what=what, detail=detail)
         self.writer.write(event)
 
