@@ -14,6 +14,7 @@ import pytest
 from harness.guest.l1 import L1
 from harness.judge.baseline import BaselineError
 from harness.judge.clauses import ClauseError, load_clauses
+from harness.judge.expected import ExpectError
 from harness.machine.base import release
 from harness.record import Result, Verdict
 from harness.run import order, rehearsal
@@ -78,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
             config.stash[CONTROL] = Control(config, settings, baseline, offers)
         if hasattr(config, "workerinput") or not _distributed(config):
             config.stash[WORKER] = Worker(_settings(config))
-    except (SetupError, ClauseError, BaselineError, OptionError, replay.AnswersError) as error:
+    except (SetupError, ClauseError, BaselineError, ExpectError, OptionError, replay.AnswersError) as error:
         raise pytest.UsageError(str(error)) from None
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from harness.cli import flaky, machine, run_folder
 from harness.cli.compare import find_before
 from harness.cli.console import UserError
 from harness.cli.host_run import password_for
+from harness.cli.paths import ROOT
 from harness.cli.plan import Plan
 from harness.cli.signals import Signals
+from harness.judge.expected import ExpectError, policy_of
 from harness.run.options import DIGITS_MAX, OptionError, RunOptions, add_options
 
 DEFAULT_TARGET = "qemu-tcg"
@@ -99,8 +102,23 @@ def _options(args: argparse.Namespace, programs: machine.Programs, names: list[s
         raise UserError(f"--baseline {given.baseline}: no such file")
     if given.fault is not None:
         check_fault(given.fault, names)
+    if both := set(given.without) & set(given.expect):
+        raise UserError(f"--expect and --without both name {', '.join(sorted(both))}")
     baseline = None if given.baseline is None else given.baseline.absolute()
-    return replace(given, qemu=programs.qemu, bochs=programs.bochs, baseline=baseline)
+    policy = _policy(given.policy)
+    return replace(given, qemu=programs.qemu, bochs=programs.bochs, baseline=baseline, policy=policy)
+
+
+def _policy(name: str | None) -> str | None:
+    """The policy's name, or its file's path from wherever pytest is started. Raises UserError."""
+    if name is None:
+        return None
+    given = str(Path(name).absolute()) if name.endswith(".toml") else name
+    try:
+        policy_of(given, ROOT / "policies")
+    except ExpectError as error:
+        raise UserError(f"--policy: {error}") from None
+    return given
 
 
 def check_fault(name: str, targets: Sequence[str]) -> None:

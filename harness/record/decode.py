@@ -87,6 +87,7 @@ def _target_info(s: Source) -> TargetInfo:
         cpuid=tuple(rows),
         edx=s.whole("edx"),
         boots=s.whole("boots"),
+        msrs={str(k): str(v) for k, v in msrs.items()} if isinstance(msrs := s.raw("msrs"), dict) else {},
     )
 
 

@@ -83,6 +83,8 @@ class TargetInfo:
     cpuid: Sequence[CpuidRow] = ()
     edx: int = 0
     boots: int = 0
+    msrs: Mapping[str, str] = field(default_factory=dict)
+    """What L1 read of the MSRs that the run wanted to be there: 16 hexadecimal digits, or the fault: `#GP[0]`."""
 
     @property
     def booted(self) -> bool:
