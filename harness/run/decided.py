@@ -44,6 +44,8 @@ class Decided:
         self._evidence: list[Evidence] = (
             gather(attempt, l1, worker.settings.root, l0_log) if deviates and evidence is None else evidence or []
         )
+        self.standing = l1.tries
+        """The attempt on which the verdict stands, as the L1 counts them."""
         self._rerun = worker.rerun(test, fresh.after if len(fresh.after) <= RERUN_MAX else ())
 
     def result(self, duration_s: float) -> Result:

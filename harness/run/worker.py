@@ -25,6 +25,8 @@ from harness.run.options import RunOptions
 from harness.scenario.asm import Assembler
 from harness.svm.msr import MSR
 from harness.targets import create
+from harness.targets.replay import Replay
+from harness.trace.replaying import TraceSession
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTOR = ROOT / "guest_payloads" / "executor" / "build"
@@ -170,6 +172,8 @@ class Worker:
         return self._last_hello
 
     def _session(self) -> Session:
+        if isinstance(self.target, Replay):
+            return TraceSession(self.target, self.target.trace)
         return Session(
             self.target,
             use_lane=self.settings.lane != "serial",
