@@ -20,6 +20,8 @@ from harness.summary import (
     Summary,
     events_of,
 )
+from harness.summary.comparison import Comparison
+from reports.compare import groups
 from reports.page import digest, environment, raw, split_param
 from reports.shown import shown_deviations, vmcb_rows
 
@@ -149,8 +151,8 @@ def _bit_words(bit: BitSummary) -> str:
     return "reserved bit, nothing to ask" if bit.reserved else "no clauses yet"
 
 
-def render_html(summary: Summary) -> str:
-    """The whole page as text."""
+def render_html(summary: Summary, against: Comparison | None = None) -> str:
+    """The whole page as text; what the run was compared with stands first."""
     env = environment()
     deviations = shown_deviations(summary)
     links = {(d.deviation.category, d.deviation.target, d.deviation.clause.info.id): d.anchor for d in deviations}
@@ -160,6 +162,8 @@ def render_html(summary: Summary) -> str:
     clauses = [c for bit in summary.bits for c in bit.clauses]
     page = env.get_template("report.html.j2").render(
         s=summary,
+        against=against,
+        groups=groups,
         run=summary.run,
         status=_status(summary),
         style=Markup(style),

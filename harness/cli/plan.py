@@ -35,6 +35,8 @@ class Plan:
     rest: Sequence[str] = ()
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What the pytest of a target has besides our environment."""
+    before: Path | None = None
+    """The folder of the run to compare with."""
 
     @property
     def raw(self) -> bool:
@@ -67,7 +69,7 @@ class Plan:
                 break
         if len(self.names) > 1:
             merge([out / file_name(name) / FILE_NAME for name in self.names], out / FILE_NAME)
-        return ending.tell(out, ended, signals.received, brief=brief, raw=self.raw)
+        return ending.tell(out, ended, signals.received, brief=brief, raw=self.raw, before=self.before)
 
     def _workers(self, name: str) -> int:
         """How many workers; 0 where one test is named: pytest runs it itself, and starts one machine."""

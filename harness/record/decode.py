@@ -89,6 +89,7 @@ def _target_info(s: Source) -> TargetInfo:
         cpuid=tuple(rows),
         edx=s.whole("edx"),
         boots=s.whole("boots"),
+        msrs={str(k): str(v) for k, v in msrs.items()} if isinstance(msrs := s.raw("msrs"), dict) else {},
     )
 
 
@@ -105,6 +106,7 @@ def _check(s: Source) -> Check:
             reason=baseline.text("reason"),
             reference=baseline.text("reference"),
             after_others=baseline.flag("after_others"),
+            sometimes=baseline.flag("sometimes"),
         ),
         summary=s.text("summary"),
         rows=_rows(s),

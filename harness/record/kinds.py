@@ -83,6 +83,8 @@ class TargetInfo:
     cpuid: Sequence[CpuidRow] = ()
     edx: int = 0
     boots: int = 0
+    msrs: Mapping[str, str] = field(default_factory=dict)
+    """What L1 read of the MSRs that the run wanted to be there: 16 hexadecimal digits, or the fault: `#GP[0]`."""
 
     @property
     def booted(self) -> bool:
@@ -92,11 +94,14 @@ class TargetInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineRef:
-    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows."""
+    """Why a deviation is known. `after_others`: the entry is of one that only a shared boot shows; `sometimes`: of one
+    that shows by chance.
+    """
 
     reason: str = ""
     reference: str = ""
     after_others: bool = False
+    sometimes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,7 +42,8 @@ class Attempts:
         Where that one deviates too, its verdict counts. Where it does not, the deviation is one after others.
         """
         first, was_fresh = self._attempt()
-        verdicts = self._judge(first)
+        tries = self._l1.tries
+        verdicts = self._judge(first, after_others=self._l1.after_others)
         if not needs_fresh_boot(verdicts):
             return self._decided(first, verdicts, Fresh())
         l0_log = self._l0_evidence()
@@ -67,7 +68,9 @@ class Attempts:
         )
         if overall(verdicts)[1] == "new":
             fresh = self._search(first, fresh, history)
-        return self._decided(first, verdicts, fresh, l0_log, evidence)
+        decided = self._decided(first, verdicts, fresh, l0_log, evidence)
+        decided.standing = tries
+        return decided
 
     def _judge(self, attempt: Attempt, *, after_others: bool = False) -> list[ClauseVerdict]:
         baseline = self._worker.baseline
@@ -180,6 +183,7 @@ class Attempts:
                 return Attempt("ERROR", str(error), error=error)
             except Exception as error:
                 return Attempt("ERROR", f"{type(error).__name__}: {one_line(error)}", error=error)
+        self._l1.settled = comparisons.settled()
         wrong = self._checks_nothing(comparisons)
         return Attempt("ERROR", wrong) if wrong else Attempt("PASS")
 

@@ -46,6 +46,8 @@ class Decided:
         )
         if self.news == "known":
             self._evidence = [without_steps(each) for each in self._evidence]
+        self.standing = l1.tries
+        """The attempt on which the verdict stands, as the L1 counts them."""
         self._rerun = worker.rerun(test, fresh.after if len(fresh.after) <= RERUN_MAX else ())
 
     def result(self, duration_s: float) -> Result:
@@ -99,7 +101,12 @@ def _check(verdict: ClauseVerdict) -> Check:
         verdict=verdict.verdict,
         news=verdict.news,
         universal=verdict.universal,
-        baseline=BaselineRef(reason=known.reason, reference=known.reference, after_others=known.after_others)
+        baseline=BaselineRef(
+            reason=known.reason,
+            reference=known.reference,
+            after_others=known.after_others,
+            sometimes=known.sometimes,
+        )
         if known
         else None,
         summary=verdict.summary,
