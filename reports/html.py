@@ -23,7 +23,7 @@ from harness.summary import (
 from harness.summary.comparison import Comparison
 from reports.compare import groups
 from reports.page import digest, environment, raw, split_param
-from reports.shown import shown_deviations
+from reports.shown import shown_deviations, vmcb_rows
 
 EVENTS_MAX = 200
 TESTS_LISTED_MAX = 400
@@ -173,6 +173,7 @@ def render_html(summary: Summary, against: Comparison | None = None) -> str:
         targets=[t.name for t in summary.targets],
         single=len(summary.targets) == 1,
         deviations=deviations,
+        vmcb_rows=vmcb_rows,
         links=links,
         bit_words=_bit_words,
         test_groups=lambda clause, target: _test_groups(clause.judged.get(target, ()), links),
