@@ -38,7 +38,8 @@ class Parser(argparse.ArgumentParser):
 
 COMMANDS = {
     **dict.fromkeys(("run", "flaky", "render", "compare", "bless", "findings", "clauses", "targets"), "harness.cli"),
-    **dict.fromkeys(("sim", "reference", "caps", "policy", "new", "doctor"), "harness.cli"),
+    **dict.fromkeys(("record", "replay", "sim", "reference", "caps", "policy", "new", "doctor"), "harness.cli"),
+    **dict.fromkeys(("coverage", "explain"), "harness.cli"),
     "bench": "harness.bench",
     "sensitivity": "harness.cli",
     "test": "harness.project",

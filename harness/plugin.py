@@ -25,9 +25,9 @@ from harness.run.options import OptionError, RunOptions, add_options
 from harness.run.refused import Refusals
 from harness.run.scope import chosen_by, scope_of
 from harness.run.worker import Settings, SetupError, Worker, check_setup
-from harness.sensitivity import replay
 from harness.targets import built_names, file_name
 from harness.targets import names as target_names
+from harness.trace import answers, replaying
 from harness.version import VERSION
 
 WORKER = pytest.StashKey[Worker]()
@@ -51,7 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {named}")
     group.addoption("--nsvm-out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET)")
     add_options(group.addoption)
-    group.addoption("--nsvm-answers", metavar="FILE", help="keep the target's answers for `nsvm sensitivity`")
+    group.addoption(
+        "--nsvm-answers", metavar="FILE", help="keep the target's answers, for `nsvm sensitivity`, `record`"
+    )
     group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
 
 
@@ -75,11 +77,11 @@ def pytest_configure(config: pytest.Config) -> None:
             baseline, offers = settings.baseline_of(target), settings.offers_of(target)
             release(target)
             if option.nsvm_answers:
-                replay.begin(Path(option.nsvm_answers))
+                answers.begin(Path(option.nsvm_answers))
             config.stash[CONTROL] = Control(config, settings, baseline, offers)
         if hasattr(config, "workerinput") or not _distributed(config):
             config.stash[WORKER] = Worker(_settings(config))
-    except (SetupError, ClauseError, BaselineError, ExpectError, OptionError, replay.AnswersError) as error:
+    except (SetupError, ClauseError, BaselineError, ExpectError, OptionError, answers.AnswersError) as error:
         raise pytest.UsageError(str(error)) from None
 
 
@@ -190,7 +192,9 @@ def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
     if node.get_closest_marker("two_cpus") and worker.target.capabilities().cpus_max < 2:
         pytest.skip(f"a second CPU is missing: {worker.target.name} has one")
     deadline = node.get_closest_marker("deadline")
-    make = replay.RecordingL1 if request.config.option.nsvm_answers else L1
+    replayed = isinstance(worker.session, replaying.TraceSession)
+    keeps = request.config.option.nsvm_answers
+    make = answers.RecordingL1 if keeps else replaying.TraceL1 if replayed else L1
     yield make(worker.session, worker.assembler, worker.tallies, deadline.args[0] if deadline else None)
 
 
@@ -203,10 +207,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     started = time.monotonic()
     decided = Attempts(worker, pyfuncitem, l1, clauses_of(pyfuncitem)).run()
-    worker.writer.write(decided.result(time.monotonic() - started))
-    if isinstance(l1, replay.RecordingL1):
-        answers = Path(pyfuncitem.config.option.nsvm_answers)
-        l1.keep(answers, pyfuncitem.nodeid, worker.settings.target, decided.verdict, decided.news)
+    result = decided.result(time.monotonic() - started)
+    worker.writer.write(result)
+    if isinstance(l1, answers.RecordingL1):
+        l1.keep(Path(pyfuncitem.config.option.nsvm_answers), result, decided.standing, l1.settled)
+    if isinstance(l1, replaying.TraceL1):
+        l1.keep(worker.settings.out / replaying.SETTLED, result.test)
     pyfuncitem.user_properties.append((RECORDED, decided.verdict))
     if worker.session.given_up:
         pyfuncitem.session.shouldstop = worker.session.given_up

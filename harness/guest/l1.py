@@ -43,6 +43,9 @@ class SecondCpu:
 class L1:
     """What a test does with L1. One is made for each test; `reset` makes it as new for a second try."""
 
+    after_others = False
+    """Whether what comes now is known to show after other tests of a boot only: so it was recorded."""
+
     def __init__(
         self, session: Session, assembler: Assembler, tallies: dict[str, Tally], deadline_s: float | None = None
     ) -> None:
@@ -50,6 +53,7 @@ class L1:
         self._assembler = assembler
         self._tallies = tallies
         self._deadline_s = deadline_s
+        self.tries = 0  # how often it was reset
         self.reset()
 
     def reset(self, *, watchdog_us: int = 0) -> None:
@@ -70,6 +74,8 @@ class L1:
         self.watchdog_us = watchdog_us
         self.watchdog_exits: list[str] = []  # of guests that the executor's own watchdog ended
         self._room = Room()
+        self.settled: list[tuple[str, str, str]] = []  # what comparisons with any of several values came to
+        self.tries += 1
 
     # What L1 sees
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from harness.judge.expect import Match
+from harness.judge.expect import ANY_OF, Match
 from harness.judge.noting import listening
 
 HARNESS = str(Path(__file__).resolve().parents[1])
@@ -133,6 +133,12 @@ class Comparisons:
                 frame, line = next((at for at in chain if at[0].f_code is test), chain[0])
                 return _statement(frame.f_code.co_filename, line)[0]
         return None
+
+    def settled(self) -> list[tuple[str, str, str]]:
+        """Of the comparisons that were asked and held, the rows with any of several values: row, allowed, what came."""
+        held = {id(asking.match): asking.match for asking in self._asked if asking.held}
+        rows = (row for match in held.values() for row in match.rows if row.ok and row.expected.startswith(ANY_OF))
+        return list(dict.fromkeys((row.name, row.expected, row.got) for row in rows))
 
     def _made_needless(self, chain: Sequence[tuple[FrameType, int]]) -> bool:
         """Whether the comparison was made for an assert that asked another one: for `or`, or for any()."""

@@ -40,6 +40,8 @@ class Special:
     name: str
 
 
+ANY_OF = "any of "
+"""How the expectation of a row begins where several values are right."""
 ROWS_MAX = 64
 """So many rows a comparison has that takes in what later VMRUNs of its test came to."""
 
@@ -147,7 +149,7 @@ def compare(
     match expected:
         case AnyOf(values):
             ok = got in values
-            shown = "any of " + ", ".join(hexadecimal(value, digits) for value in values)
+            shown = ANY_OF + ", ".join(hexadecimal(value, digits) for value in values)
         case Masked(value, mask):
             ok = got & mask == value & mask
             shown = f"{hexadecimal(value, digits)} under mask {hexadecimal(mask, digits)}"

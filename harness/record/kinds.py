@@ -244,7 +244,9 @@ class Universal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that befell a target: boot, reset, crash, hang, garbage, lost, missing, restart or warning (of L0)."""
+    """Something that befell a target: boot, reset, crash, hang, garbage, lost, missing, restart or warning (of L0).
+    retry: a test was tried again and the second answer counts; `detail` names it and says why.
+    """
 
     KIND: ClassVar[str] = "event"
     target: str

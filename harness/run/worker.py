@@ -25,6 +25,8 @@ from harness.run.options import RunOptions
 from harness.scenario.asm import Assembler
 from harness.svm.msr import MSR
 from harness.targets import create
+from harness.targets.replay import Replay
+from harness.trace.replaying import TraceSession
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTOR = ROOT / "guest_payloads" / "executor" / "build"
@@ -170,14 +172,17 @@ class Worker:
         return self._last_hello
 
     def _session(self) -> Session:
+        if isinstance(self.target, Replay):
+            return TraceSession(self.target, self.target.trace)
         return Session(
             self.target,
             use_lane=self.settings.lane != "serial",
-            on_event=self._event,
+            on_event=self.event,
             ask_msrs=[int(MSRS[word][0]) for word in self.settings.expect if word in MSRS],
         )
 
-    def _event(self, what: str, detail: str) -> None:
+    def event(self, what: str, detail: str) -> None:
+        """Writes down something that befell the target, or a test's second try."""
         event = Event(target=self.settings.target, worker=self.settings.worker, what=what, detail=detail)
         self.writer.write(event)
 
