@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         options=[*_options(args, programs, names).words(), *(["-k", args.keyword] if args.keyword is not None else [])],
         workers=_number("-n", args.workers, WORKERS_MAX, "workers, each runs a machine of its own", least=0),
         rest=args.rest,
+        typed=args.typed,
     )
     repeat = _number("--repeat", args.repeat, REPEAT_MAX, "times, to have something to compare", least=2)
     if repeat is not None and plan.raw:
