@@ -38,9 +38,9 @@ class Parser(argparse.ArgumentParser):
 
 COMMANDS = {
     **dict.fromkeys(("run", "flaky", "render", "compare", "bless", "findings", "clauses", "targets"), "harness.cli"),
-    **dict.fromkeys(
-        ("record", "replay", "sim", "reference", "caps", "policy", "new", "doctor", "image"), "harness.cli"
-    ),
+    **dict.fromkeys(("record", "replay", "sim", "reference", "caps", "policy", "new", "doctor"), "harness.cli"),
+    **dict.fromkeys(("coverage", "explain", "show"), "harness.cli"),
+    "image": "harness.cli",
     "bench": "harness.bench",
     "sensitivity": "harness.cli",
     "test": "harness.project",

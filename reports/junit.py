@@ -6,17 +6,19 @@ import xml.etree.ElementTree as ET
 from datetime import datetime
 
 from harness.summary import Machine, Outcome, Summary, TargetSummary
+from harness.summary.comparison import Comparison
 from harness.text import block, ends, line, visible
+from reports.compare import compare_text
 
 _REASON_MAX = 600
 _BODY_MAX = 20_000
 
 
-def render_junit(summary: Summary) -> bytes:
+def render_junit(summary: Summary, against: Comparison | None = None) -> bytes:
     """The run as UTF-8 XML. New deviations are failures, mended ones failures of type "mended", known ones skipped."""
     root = ET.Element("testsuites", name="nsvm")
     suites = [_suite(summary, target) for target in summary.targets]
-    suites.append(_run_suite(summary))
+    suites.append(_run_suite(summary, against))
     for key in ("tests", "failures", "errors", "skipped"):
         root.set(key, str(sum(int(s.get(key, "0")) for s in suites)))
     root.set("time", f"{sum(o.result.duration_s for o in summary.outcomes):.3f}")
@@ -131,6 +133,9 @@ def _body(outcome: Outcome) -> str:
     """The evidence as text."""
     out = [f"{outcome.word} on {outcome.target}"]
     out += [line(text, 600) for text in outcome.result.fresh.words] if outcome.result.fresh else []
+    for judged in (j for j in outcome.judged if j.category == "mended"):
+        said = f"; the baseline said: {line(judged.baseline.reason)}" if judged.baseline else ""
+        out.append(f"clause {judged.clause}: mended{said}")
     out += [f"clause {j.clause}: {j.verdict} {line(j.summary)}" for j in outcome.judged if j.verdict != "PASS"]
     for evidence in outcome.result.evidence:
         out += ["", line(evidence.title)] if evidence.title else [""]
@@ -140,6 +145,8 @@ def _body(outcome: Outcome) -> str:
             if not row.ok:
                 meaning = f"  ({line(row.meaning)})" if row.meaning else ""
                 out.append(f"  {line(row.name)}: expected {line(row.expected)}, got {line(row.got)}{meaning}")
+        if evidence.setup is not None:
+            out += [f"  {line(each)}" for each in evidence.setup.words()]
         for code in evidence.code:
             mark = f"   <-- {line(code.mark)}" if code.mark else ""
             out.append(f"  {line(code.addr)}  {line(code.bytes):<24} {line(code.text)}{mark}")
@@ -154,7 +161,7 @@ def _body(outcome: Outcome) -> str:
     return text if len(text) <= _BODY_MAX else f"{text[:_BODY_MAX]}\n[cut: the whole is in run.jsonl]"
 
 
-def _run_suite(summary: Summary) -> ET.Element:
+def _run_suite(summary: Summary, against: Comparison | None) -> ET.Element:
     """The record itself as a testcase, so that nothing cut short, damaged or empty looks like
     success, and no part like the whole."""
     wrong = []
@@ -166,7 +173,9 @@ def _run_suite(summary: Summary) -> ET.Element:
     wrong += [p.text for p in summary.run.problems if p.grave]
     wrong += summary.contradictions
     parts = [(target.name, target.part) for target in summary.targets if target.part]
-    suite = ET.Element("testsuite", name="nsvm.run", tests=str(1 + len(parts)), failures="0")
+    worse = against is not None and against.worse
+    number = 1 + len(parts) + (against is not None)
+    suite = ET.Element("testsuite", name="nsvm.run", tests=str(number), failures=str(int(worse)))
     suite.set("errors", str(int(bool(wrong))))
     suite.set("skipped", str(len(parts)))
     _date(suite, summary)
@@ -175,6 +184,14 @@ def _run_suite(summary: Summary) -> ET.Element:
     if wrong:
         text = block("\n".join(wrong), _BODY_MAX)
         ET.SubElement(case, "error", type="record", message=line(wrong[0], _REASON_MAX)).text = text
+    if against is not None:
+        name = f"not worse than {line(against.before)}"
+        case = ET.SubElement(suite, "testcase", classname="nsvm.run", name=name, time="0.000")
+        if worse:
+            failure = ET.SubElement(case, "failure", type="regression", message=line(against.sentence, _REASON_MAX))
+            failure.text = block(compare_text(against), _BODY_MAX)
+        else:
+            ET.SubElement(case, "system-out").text = line(against.sentence, 2000)
     for target, part in parts:
         name = f"all suites on {line(target)}"
         case = ET.SubElement(suite, "testcase", classname="nsvm.run", name=name, time="0.000")

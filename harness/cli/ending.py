@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.cli.compare import against, status_of
 from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, EXIT_USAGE, say
+from harness.cli.merge import worst_status
 from harness.cli.pytest_process import LOG_NAME, Ended, note_interruption
 from harness.cli.run_folder import short
 from harness.record import FILE_NAME, load
@@ -16,13 +18,24 @@ from harness.summary import summarise
 
 if TYPE_CHECKING:
     from harness.summary import Summary
+    from harness.summary.comparison import Comparison
 
 LOG_WIDTH = 120
 PYTEST_INTERRUPTED, PYTEST_INTERNAL, PYTEST_USAGE, PYTEST_NO_TESTS = 2, 3, 4, 5
 
 
-def tell(out: Path, ended: Sequence[Ended], received: int | None, *, brief: bool = False, raw: bool = False) -> int:
-    """Writes the reports, prints the summary (`brief`: a sentence), and gives the exit status."""
+def tell(
+    out: Path,
+    ended: Sequence[Ended],
+    received: int | None,
+    *,
+    brief: bool = False,
+    raw: bool = False,
+    before: Path | None = None,
+) -> int:
+    """Compares with the run `before`, writes the reports, prints the summary (`brief`: a sentence), and gives the exit
+    status.
+    """
     record = out / FILE_NAME
     if received is not None:
         for end in ended:
@@ -33,7 +46,7 @@ def tell(out: Path, ended: Sequence[Ended], received: int | None, *, brief: bool
         return EXIT_USAGE
     status = EXIT_OK
     if record.exists() and record.stat().st_size:
-        status = _report(out, brief=brief)
+        status = _report(out, brief=brief, before=before)
     if received is not None:
         return interrupted_status(received)
     if problem is not None:
@@ -57,26 +70,38 @@ def interrupted_status(received: int) -> int:
     return EXIT_INTERRUPTED if received == signal.SIGINT else EXIT_TERMINATED
 
 
-def _report(out: Path, *, brief: bool) -> int:
-    """Renders, unless pytest did already and nothing came since, and prints; the exit status is the record's."""
+def _report(out: Path, *, brief: bool, before: Path | None) -> int:
+    """Compares, renders and prints; the exit status is the record's, or 1 where the comparison shows a regression."""
     from reports import render_all
+    from reports.compare import compare_text, verdict_of
     from reports.table import print_summary
 
-    record = out / FILE_NAME
-    html, junit = out / "index.html", out / "junit.xml"
-    done = all(path.exists() and path.stat().st_mtime_ns > record.stat().st_mtime_ns for path in (html, junit))
+    record, html = out / FILE_NAME, out / "index.html"
     status = EXIT_OK
+    found: Comparison | None = None
+    if before is not None:
+        try:
+            found = against(out, before)
+        except OSError as error:
+            say(f"the run cannot be compared with {before}: {error}")
+            status = EXIT_HARNESS
     try:
-        summary: Summary = summarise(load(record)) if done else render_all(out, html=html, junit=junit).summary
+        summary: Summary = render_all(out).summary
     except OSError as error:  # a full disk, mostly: what is known is printed all the same
         say(f"the report cannot be written: {error}")
         summary, status = summarise(load(record)), EXIT_HARNESS
     if brief:
         print(f"{summary.sentence}. Report: {short(html)}", flush=True)
+        if found is not None:
+            print(verdict_of(found), flush=True)
     else:
         print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
+        if found is not None:
+            print(compare_text(found), flush=True)
         print(f"Report: {short(html)} (junit.xml and the record, {record.name}, are in the same folder)", flush=True)
-    return summary.exit_status or status
+    if found is not None:
+        status = worst_status([status, status_of(found)])
+    return worst_status([summary.exit_status, status])
 
 
 def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:

@@ -42,9 +42,12 @@ def find_run(text: str) -> Path:
 def run(args: argparse.Namespace) -> int:
     """Renders one run."""
     from reports import render_all
+    from reports.compare import compare_text
     from reports.table import print_summary
 
     rendered = render_all(find_run(args.folder))
     print_summary(rendered.summary, file=sys.stdout)
+    if rendered.against is not None:
+        print(compare_text(rendered.against))
     print(f"Report: {rendered.html} (junit.xml is next to it)", flush=True)
-    return int(rendered.summary.exit_status)
+    return rendered.exit_status
