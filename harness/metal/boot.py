@@ -19,7 +19,7 @@ from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
 from harness.metal.error import MetalError
 from harness.metal.image import make_iso
-from harness.metal.lines import BUNDLE, ELF, grub_entry, ipxe_script
+from harness.metal.lines import BUNDLE, ELF, grub_entry, ipxe_script, kexec_line
 from harness.metal.power import Redfish
 from harness.metal.run import run
 from harness.metal.table import make
@@ -62,11 +62,7 @@ class Kexec:
         """See Boot."""
         assert host is not None
         names = _upload(host, load)
-        module = f" --module={shlex.quote(names[1])}" if len(names) > 1 else ""
-        line = shlex.quote(load.command_line)
-        loaded = host.run(
-            f"{self.kexec} -l --type=multiboot-x86 --command-line={line}{module} {names[0]}", deadline_s=RUN_S
-        )
+        loaded = host.run(kexec_line(self.kexec, names, load.command_line), deadline_s=RUN_S)
         if loaded.status != 0:
             raise MetalError(f"{self.what}: kexec -l: {loaded.complaint or loaded.text or loaded.status}")
         # It must outlive the connection, which ends with the kernel.
@@ -185,7 +181,7 @@ class Media:
         make_iso(Path(self.image).expanduser(), load.executor, load.command_line, load.bundle)
         bmc, http = self._bmc(), self._bmc().http()
         media = self._media()
-        if http.get(media).get("Inserted"):
+        if self.inserted():
             http.post(f"{media}/Actions/VirtualMedia.EjectMedia", {})
         http.post(f"{media}/Actions/VirtualMedia.InsertMedia", {"Image": self.image_url, "Inserted": True})
         boot = {"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": "Cd"}
@@ -197,6 +193,10 @@ class Media:
         bmc, http = self._bmc(), self._bmc().http()
         http.patch(bmc.path(), {"Boot": {"BootSourceOverrideEnabled": "Disabled"}})
         http.post(f"{self._media()}/Actions/VirtualMedia.EjectMedia", {})
+
+    def inserted(self) -> bool:
+        """Whether the virtual drive holds something. Raises MetalError."""
+        return bool(self._bmc().http().get(self._media()).get("Inserted"))
 
     def _bmc(self) -> Redfish:
         return Redfish(self.what, self.url, self.user, self.password_file, system=self.system, insecure=self.insecure)

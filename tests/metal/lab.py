@@ -26,6 +26,8 @@ class Lab:
         self.power: list[str] = []
         self.deaf = False  # the PDU answers, and does nothing
         self.broken = False  # the PDU refuses
+        self.greeting = b""  # what who connects is told first
+        self.tail = bytearray()  # the end of what the machine has said
         self.mangle: Callable[[bytes], bytes] = lambda data: data
         self._line: socket.socket | None = None
         self._end: End = lambda: None
@@ -49,15 +51,15 @@ class Lab:
     def pdu(self) -> str:
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
-    def toml(self, boot: str, more: str = "") -> str:
+    def toml(self, boot: str, more: str = "", *, patience_s: float = 20.0) -> str:
         """The lab file's text for it, as machine "one"; `boot` is the boot table's content."""
         return f"""
 [metal.one]
 console = "{self.console}"
 off_s = 0.0
 round_trip_s = 0.005
-boot_deadline_s = 30.0
-grace_s = 20.0
+boot_deadline_s = {patience_s}
+grace_s = {patience_s}
 emulated = true
 {more}
 [metal.one.power]
@@ -133,12 +135,15 @@ port = "7"
                         fresh = self._listener.accept()[0]
                         self.cut()
                         self._console = fresh
+                        self.say(self.greeting)
                         continue
                     data = each.recv(65536)
                     if each is line:
                         if not data:
                             self._reset(line)
                         else:
+                            self.tail += data
+                            del self.tail[:-4096]
                             self.say(self.mangle(data))
                     elif not data:
                         self.cut()
