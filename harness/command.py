@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 COMMANDS = {
     **dict.fromkeys(("run", "flaky", "render", "compare", "bless", "findings", "clauses", "targets"), "harness.cli"),
     **dict.fromkeys(("record", "replay", "sim", "reference", "caps", "policy", "new", "doctor"), "harness.cli"),
-    **dict.fromkeys(("coverage", "explain", "show"), "harness.cli"),
+    **dict.fromkeys(("coverage", "explain", "show", "export"), "harness.cli"),
     "bench": "harness.bench",
     "sensitivity": "harness.cli",
     "test": "harness.project",
