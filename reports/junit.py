@@ -133,6 +133,9 @@ def _body(outcome: Outcome) -> str:
     """The evidence as text."""
     out = [f"{outcome.word} on {outcome.target}"]
     out += [line(text, 600) for text in outcome.result.fresh.words] if outcome.result.fresh else []
+    for judged in (j for j in outcome.judged if j.category == "mended"):
+        said = f"; the baseline said: {line(judged.baseline.reason)}" if judged.baseline else ""
+        out.append(f"clause {judged.clause}: mended{said}")
     out += [f"clause {j.clause}: {j.verdict} {line(j.summary)}" for j in outcome.judged if j.verdict != "PASS"]
     for evidence in outcome.result.evidence:
         out += ["", line(evidence.title)] if evidence.title else [""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,6 @@ def tell(
     """Compares with the run `before`, writes the reports, prints the summary (`brief`: a sentence), and gives the exit
     status.
     """
-    record = out / FILE_NAME
     if received is not None:
         for end in ended:
             note_interruption(end.folder / FILE_NAME, received)
@@ -44,25 +44,47 @@ def tell(
     if problem is not None and problem[0] == EXIT_USAGE and received is None:
         say(problem[1])
         return EXIT_USAGE
-    status = EXIT_OK
+    record = out / FILE_NAME
+    if raw and not record.exists():
+        return EXIT_OK
+    told = _Told()
     if record.exists() and record.stat().st_size:
-        status = _report(out, brief=brief, before=before)
+        told = _report(out, brief=brief, before=before)
+    status = _status(record, ended, received, problem, told.status)
+    if not brief:
+        from reports.brief import last_line
+
+        print(last_line(told.summary, told.against, status), flush=True)
+    return status
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the reports said."""
+
+    status: int = EXIT_OK
+    summary: Summary | None = None
+    against: Comparison | None = None
+
+
+def _status(
+    record: Path, ended: Sequence[Ended], received: int | None, problem: tuple[int, str] | None, reported: int
+) -> int:
+    """The exit status; says what the reports do not."""
     if received is not None:
         return interrupted_status(received)
     if problem is not None:
-        problem_status, text = problem
+        status, text = problem
         say(text)
-        return problem_status
-    if raw and not record.exists():
-        return EXIT_OK
-    if not record.exists() or (status == EXIT_OK and any(end.status for end in ended)):
+        return status
+    if not record.exists() or (reported == EXIT_OK and any(end.status for end in ended)):
         worst = next((end for end in ended if end.status), ended[0])
         say(
             f"{worst.target}: pytest ended with status {worst.status}, but the record says nothing of it: "
             f"{worst.folder / LOG_NAME}"
         )
         return EXIT_HARNESS
-    return status
+    return reported
 
 
 def interrupted_status(received: int) -> int:
@@ -70,7 +92,7 @@ def interrupted_status(received: int) -> int:
     return EXIT_INTERRUPTED if received == signal.SIGINT else EXIT_TERMINATED
 
 
-def _report(out: Path, *, brief: bool, before: Path | None) -> int:
+def _report(out: Path, *, brief: bool, before: Path | None) -> _Told:
     """Compares, renders and prints; the exit status is the record's, or 1 where the comparison shows a regression."""
     from reports import render_all
     from reports.compare import compare_text, verdict_of
@@ -98,10 +120,10 @@ def _report(out: Path, *, brief: bool, before: Path | None) -> int:
         print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
         if found is not None:
             print(compare_text(found), flush=True)
-        print(f"Report: {short(html)} (junit.xml and the record, {record.name}, are in the same folder)", flush=True)
+        print(f"Report: {short(html)} (there, too: junit.xml, summary.json, and the record, {record.name})", flush=True)
     if found is not None:
         status = worst_status([status, status_of(found)])
-    return worst_status([summary.exit_status, status])
+    return _Told(worst_status([summary.exit_status, status]), summary, found)
 
 
 def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from harness.cli.merge import merge
 from harness.cli.pytest_process import SILENCE_S, Ended, PytestProcess
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME
+from harness.run.options import TYPED
 from harness.targets import file_name
 
 PYTHON = sys.executable
@@ -35,6 +37,8 @@ class Plan:
     rest: Sequence[str] = ()
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What the pytest of a target has besides our environment."""
+    typed: Sequence[str] = ()
+    """The user's own command, which the record keeps."""
     before: Path | None = None
     """The folder of the run to compare with."""
 
@@ -61,7 +65,7 @@ class Plan:
                 name,
                 folder,
                 raw=self.raw,
-                environment=self.environments.get(name, {}),
+                environment={**self.environments.get(name, {}), TYPED: shlex.join(self.typed)},
                 silence_s=SILENCE_S + recovery_s(name),
             )
             ended.append(process.run(signals))

@@ -17,8 +17,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         "render",
         parents=[common],
         help="write a run's report again from its record",
-        description="Reads RUN/run.jsonl, writes index.html and junit.xml next to it and prints the summary. "
-        "The exit status is the run's.",
+        description="Reads RUN/run.jsonl, writes index.html, junit.xml and summary.json next to it and prints the "
+        "summary. The exit status is the run's.",
     )
     parser.add_argument("folder", metavar="RUN", help="a run folder, for example runs/latest")
     parser.set_defaults(run=run)
@@ -42,6 +42,7 @@ def find_run(text: str) -> Path:
 def run(args: argparse.Namespace) -> int:
     """Renders one run."""
     from reports import render_all
+    from reports.brief import last_line
     from reports.compare import compare_text
     from reports.table import print_summary
 
@@ -49,5 +50,6 @@ def run(args: argparse.Namespace) -> int:
     print_summary(rendered.summary, file=sys.stdout)
     if rendered.against is not None:
         print(compare_text(rendered.against))
-    print(f"Report: {rendered.html} (junit.xml is next to it)", flush=True)
+    print(f"Report: {rendered.html} (junit.xml and summary.json are next to it)")
+    print(last_line(rendered.summary, rendered.against, rendered.exit_status), flush=True)
     return rendered.exit_status

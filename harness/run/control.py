@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from harness.judge.offers import Offers
 from harness.record import ClauseInfo, End, HostInfo, Interrupted, NsvmInfo, Result, RunStart, Scope, Writer, load
 from harness.run.collection import result_of
 from harness.run.ending import expected_otherwise, mended_everywhere, offered_otherwise
+from harness.run.options import TYPED
 from harness.run.refused import USAGE
 from harness.run.scope import chosen_by, is_whole, stops_early
 from harness.run.worker import ROOT, Settings
@@ -62,7 +65,7 @@ class Control:
             RunStart(
                 run_id=uuid.uuid4().hex[:12],
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
-                argv=sys.argv,
+                argv=shlex.split(os.environ.get(TYPED, "")) or sys.argv,
                 nsvm=NsvmInfo(version=VERSION, **_commit()),
                 python=platform.python_version(),
                 host=HostInfo(os=platform.platform(), cpu=_cpu()),

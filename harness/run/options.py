@@ -15,6 +15,8 @@ from harness.machine import feature_mask
 
 BAUD_MAX = 1 << 32
 DIGITS_MAX = 12
+TYPED = "NSVM_TYPED"
+"""In the environment of a run's pytest: the command that the user typed."""
 
 
 class OptionError(Exception):

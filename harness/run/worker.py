@@ -17,7 +17,7 @@ from harness.judge.offers import Offers, offers_at
 from harness.judge.policy import Policy
 from harness.link.hello import Hello
 from harness.link.session import Session
-from harness.machine.base import Claimable, Imageless, Target, TargetError, TargetOptions, Tried, release
+from harness.machine.base import Claimable, CpusFixed, Imageless, Target, TargetError, TargetOptions, Tried, release
 from harness.machine.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
 from harness.run.aftermath import Aftermath
@@ -104,7 +104,7 @@ class Worker:
 
     def use_cpus(self, cpus: int) -> None:
         """Sees to it that the target has that many CPUs: the next boot is another machine where it has not."""
-        if cpus == self._cpus:
+        if cpus == self._cpus or (isinstance(self.target, CpusFixed) and self.target.cpus_fixed):
             return
         self.session.restart(f"a machine with {cpus} CPUs is needed")
         self._boots_before += self.session.boots
