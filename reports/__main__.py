@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         print_summary(done.summary)
         for path in (done.html, done.junit):
             print(path)
-    return done.summary.exit_status
+    return done.exit_status
 
 
 if __name__ == "__main__":

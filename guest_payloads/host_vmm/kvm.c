@@ -72,6 +72,7 @@ int kvm_main(int count, char **arguments)
         fail_errno(END_HOST, "KVM_CREATE_VM");
     if (options.check)
         return 0;
+    take_quirks_away(vm.fd, options.quirks_off);
     int run_size = ioctl(vm.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (run_size < (int)sizeof(struct kvm_run))
         fail(END_HOST, "KVM_GET_VCPU_MMAP_SIZE failed");

@@ -64,3 +64,15 @@ void check_svm(const struct kvm_cpuid2 *cpuid)
     if (!svm)
         fail(END_HOST, "KVM offers no SVM to guests: `modprobe -r kvm_amd; modprobe kvm_amd nested=1` with no guest running");
 }
+
+/* Ways in which KVM differs from hardware on purpose, for old guests. A VMM may ask for the hardware's way. */
+void take_quirks_away(int vm, uint32_t mask)
+{
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_DISABLE_QUIRKS2, .args = { mask } };
+    int known = ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2);
+    uint32_t missing = known > 0 ? mask & ~(uint32_t)known : mask;
+    if (missing)
+        fail(END_HOST, "--quirks-off %x: the host's KVM does not know the quirks %x", mask, missing);
+    if (mask && ioctl(vm, KVM_ENABLE_CAP, &cap))
+        fail_errno(END_HOST, "KVM_CAP_DISABLE_QUIRKS2");
+}

@@ -10,6 +10,7 @@ static const char usage[] =
     "         --cpus N          1 to 8 (default 1)\n"
     "         --memory MIB      16 to 2048 (default 64)\n"
     "         --clear LEAF[.SUBLEAF].REG=MASK   clear CPUID bits, numbers in hex: 8000000a.edx=8 (may be repeated)\n"
+    "         --quirks-off MASK   without these quirks of KVM (KVM_X86_QUIRK_*, in hex: 800)\n"
     "         --module FILE     a boot module (a bundle)\n"
     "         --append TEXT     the guest's command line\n"
     "         --console uart|block   a 16550 (default), or whole blocks through a port (docs/link-protocol.md)\n"

@@ -56,6 +56,15 @@ static struct clear read_clear(const char *text)
     fail(END_USAGE, "--clear takes LEAF[.SUBLEAF].REG=MASK in hex, as 8000000a.edx=8, not '%s'", text);
 }
 
+static uint32_t read_quirks(const char *text)
+{
+    uint32_t mask;
+    const char *at = text;
+    if (hex(&at, "", &mask))
+        return mask;
+    fail(END_USAGE, "--quirks-off takes a mask of KVM_X86_QUIRK_* in hex, as 800, not '%s'", text);
+}
+
 static enum entry read_entry(const char *text)
 {
     if (!strcmp(text, "auto"))
@@ -99,6 +108,8 @@ struct options read_options(int count, char **arguments)
             continue;                           /* only to be seen in the list of processes */
         else if (!strcmp(option, "--device"))
             options.device = value;
+        else if (!strcmp(option, "--quirks-off"))
+            options.quirks_off = read_quirks(value);
         else if (!strcmp(option, "--entry"))
             options.entry = read_entry(value);
         else if (!strcmp(option, "--console") && (!strcmp(value, "uart") || !strcmp(value, "block")))

@@ -16,7 +16,7 @@ struct clear {
 };
 struct options {
     const char *device, *image, *module, *append;
-    uint32_t cpus, memory_mib, seconds, clear_count;
+    uint32_t cpus, memory_mib, seconds, clear_count, quirks_off;
     int block_console, check;
     enum entry entry;
     struct clear clears[CLEARS_MAX];

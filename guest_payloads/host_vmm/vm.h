@@ -37,10 +37,11 @@ struct cpu {
     int fd;
 };
 
-/* kvm_check.c: what KVM must offer, with a line for each that it does not. */
+/* kvm_check.c: what KVM must offer, with a line for each that it does not, and which of its quirks a guest goes without. */
 int open_kvm(const char *device);
 struct kvm_cpuid2 *supported_cpuid(int kvm);
 void check_svm(const struct kvm_cpuid2 *cpuid);
+void take_quirks_away(int vm, uint32_t mask);
 
 /* memory.c: size bytes at address of the guest's RAM; NULL where they are not. */
 void make_memory(struct vm *vm);

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bench.figure import Bench, Failed, Figure, NotMeasured, median, spread
-from harness.bench.suite import DEADLINE_S, FINE, NOT_PASSED_ON, last_line, tests_of
+from harness.bench.suite import DEADLINE_S, FINE, NO_VERDICT, NOT_PASSED_ON, last_line, tests_of
 from harness.record import FILE_NAME, load
 
 GOAL_ONE_TEST = 1.5
@@ -31,6 +31,8 @@ class Took:
 
     wall_s: float
     cpu_s: float
+    tests: int
+    """That were asked and gave a verdict."""
 
 
 def one_test(bench: Bench) -> list[Figure]:
@@ -47,28 +49,41 @@ def one_test(bench: Bench) -> list[Figure]:
 
 
 def against(bench: Bench) -> list[Figure]:
-    """The suites with two workers, here and in another checkout."""
+    """The suites that both have with two workers, here and in another checkout: the time for a test that was asked."""
     if bench.against is None:
         raise NotMeasured("which other checkout? say --against DIR")
+    both_have = sorted(_suites(bench.root) & _suites(bench.against))
+    if not both_have:
+        raise NotMeasured(f"{bench.against} has none of the suites here")
     here, there = (
-        [str(root / "nsvm"), "run", "--target", bench.target, *bench.programs, "-n", "2", "--out"]
+        [str(root / "nsvm"), "run", *both_have, "--target", bench.target, *bench.programs, "-n", "2", "--out"]
         for root in (bench.root, bench.against)
     )
     for command in (here, there):  # each makes its environment and its executor before it counts
         _run(bench, [command[0], "caps", "--target", bench.target, *bench.programs])
     both = [(_took(bench, here), _took(bench, there)) for _ in range(min(bench.rounds, ROUNDS_MAX))]
     ours, theirs = zip(*both, strict=True)
-    what = f"the whole suite, 2 workers, times {bench.against}"
+    what = f"{', '.join(both_have)}, 2 workers, times {bench.against}"
     return [
-        _ratio(f"{what}, wall time", ours, theirs, GOAL_AGAINST, cpu=False),
-        _ratio(f"{what}, CPU time", ours, theirs, GOAL_AGAINST, cpu=True),
+        _ratio(f"{what}, wall time for a test", ours, theirs, GOAL_AGAINST, cpu=False),
+        _ratio(f"{what}, CPU time for a test", ours, theirs, GOAL_AGAINST, cpu=True),
     ]
+
+
+def _suites(root: Path) -> set[str]:
+    return {f"suites/{path.parent.name}" for path in root.glob("suites/*/clauses*.toml")}
 
 
 def _ratio(name: str, ours: Sequence[Took], theirs: Sequence[Took], goal: float, *, cpu: bool) -> Figure:
     one, other = ([took.cpu_s if cpu else took.wall_s for took in each] for each in (ours, theirs))
-    detail = f"median {median(one):.3g} s ({spread(one, 's')}) to {median(other):.3g} s ({spread(other, 's')})"
-    return Figure(name=name, value=median(one) / median(other), unit="x", goal=goal, detail=detail)
+    tests, of_theirs = ours[0].tests, theirs[0].tests
+    detail = f"{_of(tests, one)}, to {_of(of_theirs, other)}"
+    value = median(one) / tests / (median(other) / of_theirs)
+    return Figure(name=name, value=value, unit="x", goal=goal, detail=detail)
+
+
+def _of(tests: int, seconds: Sequence[float]) -> str:
+    return f"{tests} test{'s' if tests != 1 else ''} in {median(seconds):.3g} s ({spread(seconds, 's')})"
 
 
 def _took(bench: Bench, command: Sequence[str]) -> Took:
@@ -76,9 +91,10 @@ def _took(bench: Bench, command: Sequence[str]) -> Took:
     out = Path(tempfile.mkdtemp(prefix="turn-", dir=bench.workdir)) / "run"
     before_s, started = _cpu_s(), time.monotonic()
     _run(bench, [*command, str(out)])
-    took = Took(time.monotonic() - started, _cpu_s() - before_s)
-    tests_of(load(out / FILE_NAME))
-    return took
+    wall_s, cpu_s = time.monotonic() - started, _cpu_s() - before_s
+    run = load(out / FILE_NAME)
+    tests_of(run)
+    return Took(wall_s, cpu_s, len({result.test for result in run.results if result.verdict not in NO_VERDICT}))
 
 
 def _run(bench: Bench, command: Sequence[str]) -> None:

@@ -1,19 +1,26 @@
-"""`nsvm compare`: two runs side by side, clause by clause."""
+"""`nsvm compare`: two runs side by side, clause by clause and test by test; and `nsvm run --against`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
-from harness.cli.console import EXIT_OK, UserError
-from harness.cli.render import find_run
-from harness.record import FILE_NAME, Run, load
-from harness.summary.compare import ClauseDifference, Kind, compare_runs
+from harness.cli.console import EXIT_HARNESS, EXIT_NEW, EXIT_OK, UserError
+from harness.cli.paths import ROOT
+from harness.cli.render import find_run, run_places
+from harness.record import FILE_NAME, load
+from harness.summary.against import as_json, write_against
+from harness.summary.compare import compare_runs
+from harness.summary.comparison import Comparison, TargetComparison
+from harness.summary.scope import is_part
 from harness.targets import file_name
-from harness.text import line
 
-WIDTH = 160
+LAST = "last"
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common: argparse.ArgumentParser) -> None:
@@ -21,13 +28,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser = subparsers.add_parser(
         "compare",
         parents=[common],
-        help="compare two runs: which deviations they share",
-        description="Says for each clause that deviates in one of two runs in how many tests both deviate alike, "
-        "differ, or only one does. With an L0 in an emulated machine as the first and that machine itself as the "
-        "second, what both share comes from the emulator. Exit status 0.",
+        help="compare two runs: what is new, mended, no longer asked",
+        description="Says, clause by clause and test by test, what the second run deviates in and the first did not, "
+        "what is mended, what has another answer, and what is no longer asked; which bits are lost or won, and which "
+        "versions are others. Exit status 0 if nothing is worse, 1 for a regression, 3 if there was nothing to "
+        "compare or something has no verdict.",
     )
-    parser.add_argument("first", metavar="RUN", help="a run folder")
-    parser.add_argument("second", metavar="RUN", help="another")
+    parser.add_argument("first", metavar="BEFORE", help="a run folder")
+    parser.add_argument("second", metavar="NOW", help="another")
+    parser.add_argument("--all", action="store_true", help="also what deviates in both with the same answer")
     parser.add_argument("--tests", action="store_true", help="each test, with both answers")
     parser.add_argument("--clause", default="", metavar="TEXT", help="only clauses whose names hold this")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -36,44 +45,51 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 
 def run(args: argparse.Namespace) -> int:
     """Compares."""
-    records = [_load(folder) for folder in (args.first, args.second)]
-    found = [each for each in compare_runs(records[0].results, records[1].results) if args.clause in each.clause]
+    from reports.compare import compare_text
+
+    records = [load(find_run(folder) / FILE_NAME) for folder in (args.first, args.second)]
+    found = compare_runs(records[0], records[1], (args.first, args.second))
+    if args.clause:
+        found = replace(found, targets=[_only(target, args.clause) for target in found.targets])
     if args.json:
-        json.dump([_as_json(each) for each in found], sys.stdout, indent=1)
+        json.dump(as_json(found, every=args.all), sys.stdout, indent=1, ensure_ascii=False)
         print()
-        return EXIT_OK
-    names = [", ".join(_targets(record)) or "?" for record in records]
-    print(line(f"first: {names[0]} ({args.first}); second: {names[1]} ({args.second})") + "\n")
-    for name, record in zip(("first", "second"), records, strict=True):
-        if not record.complete or record.interrupted:
-            print(f"note: the {name} run was cut short: what it did not come to counts as not answered\n")
-    for each in found:
-        counts = "; ".join(f"{kind.value}: {len(each.of(kind))}" for kind in Kind if each.of(kind))
-        print(f"{line(each.clause)}\n  {counts}")
-        for cell in each.cells if args.tests else ():
-            print(f"    {line(cell.test.rpartition('::')[2])}  [{cell.kind.name}]")
-            print(f"      first:  {line(cell.left, WIDTH)}\n      second: {line(cell.right, WIDTH)}")
-    print()
-    for kind in Kind:
-        cells = sum(len(each.of(kind)) for each in found)
-        print(f"{cells:6}  {kind.value} ({sum(bool(each.of(kind)) for each in found)} clauses)")
-    return EXIT_OK
+    else:
+        print(compare_text(found, every=args.all, tests=args.tests), end="")
+    return status_of(found)
 
 
-def _load(folder: str) -> Run:
-    """The record of a run on one target; raises UserError for one on several, whose tests have the same names."""
-    found = find_run(folder)
-    run = load(found / FILE_NAME)
-    if len(names := _targets(run)) > 1:
-        below = f"{folder.rstrip('/')}/{file_name(names[0])}"
-        raise UserError(f"{folder}: holds runs on {', '.join(names)}; give the folder of one of them, as {below}")
-    return run
+def status_of(found: Comparison) -> int:
+    """The exit status that a comparison asks for."""
+    return EXIT_NEW if found.worse else EXIT_HARNESS if found.lost else EXIT_OK
 
 
-def _targets(run: Run) -> list[str]:
-    return list(dict.fromkeys([*(info.target for info in run.targets), *(result.target for result in run.results)]))
+def find_before(text: str, names: Sequence[str]) -> Path:
+    """The folder of the run to compare with; `last` is the newest whole one of these targets below runs/. Raises
+    UserError.
+    """
+    if text != LAST or any((place / FILE_NAME).exists() for place in run_places(text)):
+        return find_run(text).resolve()  # runs/latest will be another one when this run has begun
+    for folder in sorted((ROOT / "runs").glob(f"*-{'+'.join(map(file_name, names))}"), reverse=True):
+        with suppress(OSError):
+            run = load(folder / FILE_NAME)
+            if run.complete and not run.interrupted and run.results and not any(map(is_part, run.scopes.values())):
+                return folder.resolve()
+    raise UserError(
+        f"--against {LAST}: runs/ holds no whole run of {' and '.join(names)}; name the run to compare with"
+    )
 
 
-def _as_json(each: ClauseDifference) -> dict[str, object]:
-    cells = [{"test": c.test, "kind": c.kind.name, "first": c.left, "second": c.right} for c in each.cells]
-    return {"clause": each.clause, "tests": cells}
+def against(out: Path, before: Path) -> Comparison:
+    """Compares the run in `out` with an earlier one and keeps what came of it there. Raises OSError."""
+    found = compare_runs(load(before / FILE_NAME), load(out / FILE_NAME), (before.name, out.name))
+    write_against(out, found)
+    return found
+
+
+def _only(target: TargetComparison, text: str) -> TargetComparison:
+    return replace(
+        target,
+        cells=[cell for cell in target.cells if text in cell.clause],
+        clauses_unasked=[clause for clause in target.clauses_unasked if text in clause],
+    )

@@ -69,7 +69,7 @@ def default_workers(name: str) -> int:
     """How many workers suit a target: on a host what its description says, else one a core."""
     from harness.machine.base import Sized
 
-    if name.startswith(REMOTE):
+    if name.startswith((*REMOTE, "metal:")):
         target = make_target(name, STATE / "nothing-runs-here", Programs())
         return target.workers if isinstance(target, Sized) else 1
     return max(1, min(len(os.sched_getaffinity(0)), WORKERS_MAX))

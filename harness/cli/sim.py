@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def _add_build(actions: argparse._SubParsersAction[argparse.ArgumentParser], com
         help="more arguments for the kernel, its modules too (kvm_amd.vgif=0), or for Xen",
     )
     option("--on-restore", metavar="CMD", default="", help="a shell command to run on it each time it is restored")
+    option("--vmm-args", metavar="TEXT", default="", help="more arguments for its guests' VMM: '--quirks-off 800'")
     option("--force", action="store_true", help="build it even if nothing has changed")
     build.set_defaults(act=_build)
 
@@ -140,6 +142,7 @@ def _build(args: argparse.Namespace) -> int:
         memory_mib=args.memory_mib,
         append=args.append,
         on_restore=args.on_restore,
+        vmm_args=tuple(shlex.split(args.vmm_args)),
         with_qemu=args.with_qemu,
     )
     wanted.check()

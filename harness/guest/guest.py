@@ -86,7 +86,8 @@ class Guest:
     regs: dict[str, int]
     vmcb_pa: int = places.VMCB
     stack_top: int = places.GUEST_STACK_TOP  # as RSP has it
-    _before: list[Item] = field(default_factory=list)
+    _before: list[Item] = field(default_factory=list)  # written by the first run
+    _since: list[Item] = field(default_factory=list)  # what came to it after a run: the next one writes it
     _setup: list[tuple[Step, Assembled]] = field(default_factory=list)
     _teardown: tuple[Step, Assembled, Mapping[str, int]] | None = None
     _live: bytes | None = None
@@ -100,24 +101,29 @@ class Guest:
         """The guest's code bytes."""
         return self.assembled.code
 
+    @property
+    def images(self) -> tuple[bytes, bytes | None]:
+        """The VMCB as the next run has it, and as the last exit left it (None before the first run)."""
+        return bytes(self.vmcb.data), self._live
+
     def write(self, addr: int, data: bytes) -> None:
-        """Memory to be written before the first run."""
-        self._before += memory(addr, data)
+        """Memory to be written by the next run, once."""
+        self._write_once(memory(addr, data))
 
     def tables(self, addr: int, kind: steps.TableKind) -> None:
-        """An identity map of the guest's own, made at `addr` before the first run (see steps.TABLE_SIZES)."""
-        self._before.append(steps.tables(addr, kind))
+        """An identity map of the guest's own, made at `addr` by the next run, once (see steps.TABLE_SIZES)."""
+        self._write_once([steps.tables(addr, kind)])
 
     def setup(self, code: str, regs: Mapping[str, int] | None = None) -> None:
         """L1 code to be run before each VMRUN; the state it leaves (MSRs, DR0 to DR7, XMM) stays for VMRUN."""
         placed = self.l1.place_code(code)
-        self._before += placed.items
+        self._write_once(placed.items)
         self._setup.append((steps.code(placed.addr, dict(regs or {}), keep_state=True), placed.assembled))
 
     def teardown(self, code: str, regs: Mapping[str, int] | None = None) -> None:
         """L1 code to be run after each VMRUN; what it leaves is `exit.teardown`."""
         placed = self.l1.place_code(code)
-        self._before += placed.items
+        self._write_once(placed.items)
         self._teardown = (steps.code(placed.addr, dict(regs or {})), placed.assembled, dict(regs or {}))
 
     def raise_interrupt(self, vector: int) -> None:
@@ -265,6 +271,12 @@ class Guest:
         self.l1.judge(exit, self, gif_known=gif_known, probes=probes)
         return exit
 
+    def _write_once(self, items: Iterable[Item]) -> None:
+        items = list(items)
+        self._before += items
+        if self._live is not None:
+            self._since += items
+
     def _loaded(self) -> dict[str, int]:
         return {name: value for name, value in self.regs.items() if name not in ("rax", "rsp")}
 
@@ -275,9 +287,12 @@ class Guest:
             items.append(steps.tables(places.TABLES_PAE, steps.TableKind.PAE))
         if self._live is None:
             items += self._before
+            self._since = []
             items += steps.mem_write(self.code_base, self.code + RUN_ON_GUARD)
             items.append(Page(self.vmcb_pa, bytes(self.vmcb.data), self.template))
             return items
+        items += self._since
+        self._since = []
         nrip = self.vmcb["nrip"]
         for start, size in OUTPUT_RANGES[:-1]:  # the last one is the LBR block, which a resumed guest may have filled
             if start == _NRIP and self.vmcb["eventinj"] & EVENT_VALID:

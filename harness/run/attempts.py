@@ -11,94 +11,19 @@ import pytest
 from harness.guest.l1 import L1
 from harness.guest.needs import NotOffered
 from harness.judge.clauses import in_force
-from harness.judge.comparisons import HARNESS, Comparisons, noting, surely_asserts
-from harness.judge.expect import Match, Row
-from harness.judge.verdict import DEVIATES, Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
+from harness.judge.comparisons import Comparisons, noting, surely_asserts
+from harness.judge.verdict import Attempt, ClauseVerdict, judge, needs_fresh_boot, overall
 from harness.link.session import ExecutorRefused, Past, TargetLost
 from harness.machine.base import Watched
-from harness.record import AFTER_OTHERS, BaselineRef, Check, Evidence, Fresh, News, Result, Verdict
+from harness.record import AFTER_OTHERS, Evidence, Fresh
 from harness.run.aftermath import NAMED_MAX, in_words
-from harness.run.evidence import failure_text, gather, rows_of
+from harness.run.decided import Decided
+from harness.run.evidence import gather
+from harness.run.how_it_ended import of_assertion, of_lost, one_line
 from harness.run.worker import Worker
 from harness.scenario.asm import AssemblyError
 
-RERUN_MAX = 8
-"""So many earlier tests stand in the line that runs a test again."""
 PATIENT_US = 2_000_000  # the watchdog of an attempt after one that the executor's own may have ended too soon
-
-
-class Decided:
-    """What came of a test: its verdict, what is news, and the evidence."""
-
-    def __init__(
-        self,
-        worker: Worker,
-        test: str,
-        attempt: Attempt,
-        verdicts: Sequence[ClauseVerdict],
-        fresh: Fresh,
-        l1: L1,
-        l0_log: str = "",
-        evidence: list[Evidence] | None = None,
-    ) -> None:
-        self._worker = worker
-        self._test = test
-        self._attempt = attempt
-        self._verdicts = verdicts
-        self._fresh = fresh
-        self._l1 = l1
-        verdict, news = overall(verdicts)
-        self.verdict: Verdict = verdict or attempt.verdict
-        # Without a clause, as in a file outside suites/, nothing excuses a deviation.
-        self.news: News = news or ("new" if attempt.verdict in DEVIATES else "ok")
-        deviates = self.news in ("new", "known", "mended") or attempt.verdict in ("ERROR", "MISS")
-        self._evidence: list[Evidence] = (
-            gather(attempt, l1, worker.settings.root, l0_log) if deviates and evidence is None else evidence or []
-        )
-        self._rerun = worker.rerun(test, fresh.after if len(fresh.after) <= RERUN_MAX else ())
-
-    def result(self, duration_s: float) -> Result:
-        """The line of the run record."""
-        settings = self._worker.settings
-        return Result(
-            test=self._test,
-            target=settings.target,
-            verdict=self.verdict,
-            worker=settings.worker,
-            clauses=[v.clause for v in self._verdicts if not v.universal],
-            news=self.news,
-            reason=self._telling(),
-            duration_s=round(duration_s, 4),
-            scenario=self._l1.digests[-1] if self._l1.digests else "",
-            checks=[_check(verdict) for verdict in self._verdicts],
-            evidence=self._evidence,
-            fresh=self._fresh,
-            rerun=self._rerun,
-        )
-
-    def _telling(self) -> str:
-        """What the first new deviation came to; else why the test ended as it did, or a known one."""
-        by_news = {verdict.news: verdict.summary for verdict in reversed(self._verdicts)}
-        return by_news.get("new") or self._attempt.reason or by_news.get("known") or ""
-
-    def raise_outcome(self) -> None:
-        """Tells pytest: new and mended deviations fail, known ones are expected failures, the rest passes."""
-        if self._attempt.verdict == "SKIP":
-            pytest.skip(self._attempt.reason)
-        if self._attempt.verdict == "ERROR":
-            if self._attempt.error is not None:
-                raise self._attempt.error
-            pytest.fail(f"{self._attempt.reason}\nagain:   {self._worker.rerun(self._test)}", pytrace=False)
-        if self.news == "known":
-            reasons = dict.fromkeys(v.deviation.reason for v in self._verdicts if v.deviation)
-            # Not pytest.xfail(): of that pytest would format a traceback, a thousand times a run, for nobody.
-            raise pytest.xfail.Exception("; ".join(reasons), pytrace=False)
-        if self.news in ("new", "mended") or self._attempt.verdict == "MISS":
-            machine = self._worker.machine()
-            pytest.fail(
-                failure_text(self._verdicts, self._fresh, self._worker.clauses, self._evidence, machine, self._rerun),
-                pytrace=False,
-            )
 
 
 class Attempts:
@@ -118,7 +43,8 @@ class Attempts:
         Where that one deviates too, its verdict counts. Where it does not, the deviation is one after others.
         """
         first, was_fresh = self._attempt()
-        verdicts = self._judge(first)
+        tries = self._l1.tries
+        verdicts = self._judge(first, after_others=self._l1.after_others)
         if not needs_fresh_boot(verdicts):
             return self._decided(first, verdicts, Fresh())
         l0_log = self._l0_evidence()
@@ -143,7 +69,9 @@ class Attempts:
         )
         if overall(verdicts)[1] == "new":
             fresh = self._search(first, fresh, history)
-        return self._decided(first, verdicts, fresh, l0_log, evidence)
+        decided = self._decided(first, verdicts, fresh, l0_log, evidence)
+        decided.standing = tries
+        return decided
 
     def _judge(self, attempt: Attempt, *, after_others: bool = False) -> list[ClauseVerdict]:
         baseline = self._worker.baseline
@@ -182,9 +110,11 @@ class Attempts:
         """One try, and whether it had a boot of its own; one more if it did not start or the way there was cut."""
         attempt, was_fresh = self._try(trace=trace)
         if isinstance(attempt.error, TargetLost) and attempt.error.what in ("lost", "missing"):
+            self._worker.event("retry", f"{self._item.nodeid}: {attempt.reason}")
             attempt, was_fresh = self._try(trace=trace)
         if attempt.verdict == "FAIL" and self._l1.watchdog_exits:
             # A busy machine may not have run L2 at all by then, in a fresh boot above all.
+            self._worker.event("retry", f"{self._item.nodeid}: {self._l1.watchdog_exits[-1]}")
             attempt, was_fresh = self._try(trace=trace, watchdog_us=PATIENT_US)
         return attempt, was_fresh
 
@@ -198,7 +128,7 @@ class Attempts:
             self._history = list(worker.session.boot.history)
             worker.session.test = self._item.nodeid
         except TargetLost as lost:
-            return _of_lost(lost, l1), True
+            return of_lost(lost, l1), True
         counted = copy.deepcopy(worker.tallies)
         l1.reset(watchdog_us=watchdog_us)
         watched = worker.target if isinstance(worker.target, Watched) else None
@@ -208,7 +138,7 @@ class Attempts:
         try:
             l1.settle()
         except TargetLost as lost:
-            attempt = _of_lost(lost, l1)
+            attempt = of_lost(lost, l1)
         answered = attempt.verdict not in ("CRASH", "HANG", "MISS")  # those have been asked for the cause
         if watched is not None and answered and (failure := watched.l0_failure()):
             # Whatever the guest answered: an L0 that printed an oops is not one that works.
@@ -247,9 +177,9 @@ class Attempts:
                 self._skip_where_not_offered()
                 self._item.obj(**arguments)
             except TargetLost as lost:
-                return _of_lost(lost, self._l1)
+                return of_lost(lost, self._l1)
             except AssertionError as error:
-                failed = _of_assertion(error, comparisons)
+                failed = of_assertion(error, comparisons)
                 return replace(failed, reason="; ".join([*self._l1.watchdog_exits[-1:], failed.reason]))
             except (pytest.skip.Exception, NotOffered) as skipped:
                 return Attempt("SKIP", str(skipped))
@@ -258,7 +188,8 @@ class Attempts:
             except (ExecutorRefused, AssemblyError) as error:
                 return Attempt("ERROR", str(error), error=error)
             except Exception as error:
-                return Attempt("ERROR", f"{type(error).__name__}: {_one_line(error)}", error=error)
+                return Attempt("ERROR", f"{type(error).__name__}: {one_line(error)}", error=error)
+        self._l1.settled = comparisons.settled()
         wrong = self._checks_nothing(comparisons)
         return Attempt("ERROR", wrong) if wrong else Attempt("PASS")
 
@@ -281,48 +212,3 @@ class Attempts:
         if missing:
             pytest.skip(missing)
         self._in_force = [one.id for one in holding]
-
-
-def _of_lost(lost: TargetLost, l1: L1) -> Attempt:
-    # A target that was not there has not deviated: what an attempt before this one saw is not laid to it.
-    seen = {} if lost.verdict == "MISS" else dict(l1.universal)
-    return Attempt(lost.verdict, lost.reason, frames=lost.frames, log=lost.log, error=lost, universal=seen)
-
-
-def _of_assertion(error: AssertionError, comparisons: Comparisons) -> Attempt:
-    place, matches, held = comparisons.of_failure(error)
-    if place is not None and place.path.startswith(HARNESS):
-        return Attempt("ERROR", f"an assert of the harness failed at {place.path}:{place.line}", error=error)
-    if not matches:
-        return Attempt("FAIL", _one_line(error), place=place, error=error)
-    title = matches[-1].title
-    if held:
-        mismatch = Match(title, [Row("the comparison", "does not hold", "holds", "", False), *matches[-1].rows])
-    else:
-        mismatch = Match(title, [row for match in matches for row in match.rows])
-    return Attempt("FAIL", _first_bad_row(mismatch), mismatch, place, error=error)
-
-
-def _first_bad_row(mismatch: Match) -> str:
-    bad = next((row for row in mismatch.rows if not row.ok), None)
-    return f"{bad.name}: expected {bad.expected}, got {bad.got}" if bad else mismatch.title
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
-
-
-def _check(verdict: ClauseVerdict) -> Check:
-    known = verdict.deviation
-    return Check(
-        clause=verdict.clause,
-        verdict=verdict.verdict,
-        news=verdict.news,
-        universal=verdict.universal,
-        baseline=BaselineRef(reason=known.reason, reference=known.reference, after_others=known.after_others)
-        if known
-        else None,
-        summary=verdict.summary,
-        rows=rows_of(verdict.rows),
-    )

@@ -102,7 +102,8 @@ class _Kit:
     def usual_name(self) -> str:
         """The name if none is given; it says what is unusual."""
         wanted = self._wanted
-        if wanted.kernel or wanted.xen or wanted.cpu or wanted.memory_mib or wanted.append or wanted.on_restore:
+        own = wanted.kernel or wanted.xen or wanted.cpu or wanted.memory_mib
+        if own or wanted.append or wanted.on_restore or wanted.vmm_args:
             raise SimError(f"an unusual build needs a name of its own: --name {wanted.kind}-mine")
         name = f"{wanted.kind}-{VMM_OF_QEMU[wanted.kind]}" if wanted.with_qemu else wanted.kind
         if wanted.suite != SUITE:
@@ -163,6 +164,7 @@ class _Kit:
             command=self._wanted.command(),
             append=self._wanted.append,
             on_restore=self._wanted.on_restore,
+            vmm_args=self._wanted.vmm_args,
         )
         return self._boot(state)
 
@@ -218,6 +220,8 @@ class _Kit:
         }
         if wanted.on_restore:
             made_of["on_restore"] = wanted.on_restore
+        if wanted.vmm_args:
+            made_of["vmm_args"] = wanted.vmm_args
         if wanted.qemu is not None:  # somebody's own builds are all of one version
             made_of["program"] = digest(self._qemu.program)
         return made_of

@@ -134,6 +134,7 @@ class OuterMachine:
             user="root",
             l0=self._state.kind,
             vmm=self._state.vmm,
+            vmm_args=self._state.vmm_args,
             identity_files=(self._state.directory / "id",),
             known_hosts=(self._known_hosts,),
             connect_deadline_s=10.0,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class State:
     """Arguments for its kernel or Xen, besides the usual ones."""
     on_restore: str = ""
     """A shell command that is run on it each time it has been restored."""
+    vmm_args: tuple[str, ...] = ()
+    """More arguments for the VMM of its guests."""
 
     @property
     def own(self) -> list[str]:
@@ -88,6 +91,8 @@ class State:
             words.append(f"started with {self.append}")
         if self.on_restore:
             words.append(f"after each restore: {self.on_restore}")
+        if self.vmm_args:
+            words.append(f"guests with {shlex.join(self.vmm_args)}")
         return words
 
     @property
@@ -151,6 +156,7 @@ def load(name: str) -> State:
         argv=tuple(state.argv),
         qemu_stamp=(state.qemu_stamp[0], state.qemu_stamp[1]),
         l0_version_tuple=tuple(state.l0_version_tuple),
+        vmm_args=tuple(state.vmm_args),
     )
 
 

@@ -36,6 +36,7 @@ class Wanted:
     memory_mib: int | None = None
     append: str = ""
     on_restore: str = ""
+    vmm_args: tuple[str, ...] = ()
     with_qemu: bool = False
 
     def command(self) -> str:
@@ -56,6 +57,8 @@ class Wanted:
             ("--on-restore", self.on_restore or None),
         ):
             words += [] if value is None else [option, str(value)]
+        if self.vmm_args:  # in one word: it begins with a dash
+            words.append(f"--vmm-args={shlex.join(self.vmm_args)}")
         return shlex.join([*words, *(["--with-qemu"] if self.with_qemu else [])])
 
     def check(self) -> None:

@@ -6,6 +6,11 @@ from harness.record import Scope
 from harness.summary.category import counted
 
 
+def is_part(scope: Scope) -> bool:
+    """Whether it is of less than all suites, or on a machine other than the baseline speaks of."""
+    return bool(scope.chosen_by or scope.ended_by or scope.options)
+
+
 def part(scope: Scope | None, ran: int) -> str:
     """`12 of 4613 tests, chosen by -k asid_zero; --without NRIPS`; "" of a run of everything.
 

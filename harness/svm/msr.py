@@ -88,6 +88,11 @@ def msr_name(number: int) -> str:
         return f"MSR {number:08X}h"
 
 
+def msr_layout(number: int) -> tuple[Bits, ...]:
+    """The bits of an MSR by name; empty where none are known."""
+    return _LAYOUTS.get(number, ())
+
+
 def describe_msr(number: int, value: int) -> str:
     """The value's meaning by bit names; empty if no bits are known."""
     return describe_bits(_LAYOUTS.get(number, ()), value)

@@ -94,6 +94,8 @@ class QemuTcg:
         if status == 0:
             # With -no-reboot a reset ends QEMU; -d cpu_reset has it say that it was a triple fault.
             return "machine reset (triple fault)" if "Triple fault" in log else "machine reset or switched off"
+        if why := _without_firmware(self._program, log):
+            return why
         lines = [line for line in log.splitlines() if line.strip() and not _is_cpu_dump(line)]
         said = f": {lines[-1].strip()[:200]}" if lines else ""
         return f"QEMU died of {signal_name(-status)}{said}" if status < 0 else f"QEMU ended with {status}{said}"
@@ -145,6 +147,8 @@ class QemuTcg:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise TargetError(f"{self._program} cannot be started: {error}") from None
+        if why := _without_firmware(self._program, ran.stderr):
+            raise TargetError(why)
         if ran.returncode:
             lines = [line.strip() for line in ran.stderr.splitlines() if line.strip()] or [f"status {ran.returncode}"]
             raise TargetError(f"QEMU does not start with -cpu {self._cpu()}: {lines[-1][:200]}")
@@ -178,6 +182,17 @@ class QemuTcg:
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+
+
+def _without_firmware(program: str | None, log: str) -> str:
+    """What to do about a QEMU that was copied without the folder of its firmware; "" if `log` says nothing of it."""
+    found = re.search(r"could not load PC BIOS '([^']*)'", log)
+    if found is None:
+        return ""
+    return (
+        f"{program} has no firmware ({found[1]}): QEMU looks for it in ../share/qemu from its own folder; "
+        "copy that folder with it (bin/ and share/ next to each other), or name the program where it was built"
+    )
 
 
 def _is_cpu_dump(line: str) -> bool:

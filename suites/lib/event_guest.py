@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness import L1, VMEXIT, Exit, Guest, Match, Vmcb
+from harness.svm import INTERCEPTS
 from suites.lib.event_tables import CODE32, CODE64, DATA0, DATA32, INTERRUPT_GATE, LONG_MODES, WIDTH, with_handlers
 
 DPL3 = 0x60
@@ -98,6 +99,8 @@ class EventGuest:
         """One run through a handler without the test's event; then all is as before it."""
         before = Vmcb(bytearray(self.guest.vmcb.data))
         self.guest.vmcb.update({"rip": self.guest["warm"], "rflags": 2, "v_irq": 0, "eventinj": 0})
+        field, bit = INTERCEPTS["intn"]  # else a test that intercepts INTn has seen no delivery
+        self.guest.vmcb[field] &= ~(1 << bit)
         self.run()
         self.guest.vmcb = before
         self.guest.rewind()

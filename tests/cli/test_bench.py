@@ -293,6 +293,8 @@ def a_checkout(folder: Path, log: Path, seconds: float, verdict: str = "PASS") -
         f"    out.mkdir()\n    (out / 'run.jsonl').write_bytes(Path({str(folder / 'pytest.jsonl')!r}).read_bytes())\n"
     )
     (folder / "nsvm").chmod(0o755)
+    (folder / "suites" / "np").mkdir(parents=True)
+    (folder / "suites" / "np" / "clauses.toml").touch()
     return folder
 
 
@@ -319,6 +321,14 @@ def test_another_checkout_without_verdicts_is_no_figure(tmp_path: Path) -> None:
     )
 
     with pytest.raises(Failed, match="1 of 1 tests gave no verdict"):
+        turns.against(dataclasses.replace(context(tmp_path), root=ours, against=theirs))
+
+
+def test_only_suites_that_both_have_are_compared(tmp_path: Path) -> None:
+    ours, theirs = (a_checkout(tmp_path / name, tmp_path / "log", 0) for name in ("ours", "theirs"))
+    (ours / "suites" / "np").rename(ours / "suites" / "nrips")
+
+    with pytest.raises(NotMeasured, match="none of the suites here"):
         turns.against(dataclasses.replace(context(tmp_path), root=ours, against=theirs))
 
 

@@ -66,3 +66,33 @@ def test_nrip_of_an_injected_event_is_kept(l1, eventinj, nrip):
     guest.run()
 
     assert guest.resume(eventinj=eventinj, nrip=0x1234).before["nrip"] == nrip
+
+
+def test_memory_that_a_test_writes_after_a_run_is_there_in_the_next(l1):
+    guest = l1.guest("vmmcall")
+    guest.run()
+    page = l1.scratch()
+    guest.write(page, b"later")
+
+    assert guest.run(read={"page": (page, 5)}).memory["page"] == b"later"
+
+
+def test_it_is_written_once(l1):
+    guest = l1.guest("vmmcall")
+    guest.run()
+    page = l1.scratch()
+    guest.write(page, b"later")
+    guest.run()
+    l1.write(page, b"since")
+
+    assert guest.run(read={"page": (page, 5)}).memory["page"] == b"since"
+
+
+def test_l1_code_set_up_after_a_run_is_placed(l1):
+    guest = l1.guest("vmmcall")
+    guest.run()
+    guest.setup("mov rcx, 0x1234567812345678")
+    place = l1.place_code("nop").addr - 16
+    guest.run()
+
+    assert l1.read(place, 10).hex() == "48b97856341278563412"

@@ -74,6 +74,8 @@ def test_usage(arguments: tuple[str, ...]) -> None:
         ("kvm", "--clear", "8000000a.0.0.edx=1", "a"),
         ("kvm", "--clear", "18000000a.edx=1", "a"),
         ("kvm", "--clear", "8000000a.edx=-1", "a"),
+        ("kvm", "--quirks-off", "quirk", "a"),
+        ("kvm", "--quirks-off", "100000000", "a"),
         ("leash",),
         ("leash", "--"),
         ("leash", "--on-end", "true"),

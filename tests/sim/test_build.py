@@ -121,9 +121,11 @@ def test_two_builds_wait_for_each_other_and_say_so(made: list[str], tmp_path: Pa
 def test_a_state_says_what_built_it(made: list[str], tmp_path: Path) -> None:
     kernel = tmp_path / "a bzImage"
     kernel.touch()
-    wanted = Wanted("kvm", "trixie", name="kvm-mine", kernel=kernel, append="x=1 y", with_qemu=True)
+    vmm_args = ("--quirks-off", "800")
+    wanted = Wanted("kvm", "trixie", name="kvm-mine", kernel=kernel, append="x=1 y", vmm_args=vmm_args, with_qemu=True)
     assert wanted.command() == (
-        f"./nsvm sim build kvm --suite trixie --name kvm-mine --kernel '{kernel}' --append 'x=1 y' --with-qemu"
+        f"./nsvm sim build kvm --suite trixie --name kvm-mine --kernel '{kernel}' --append 'x=1 y'"
+        " '--vmm-args=--quirks-off 800' --with-qemu"
     )
     assert Wanted("xen").command() == "./nsvm sim build xen"
 
@@ -143,7 +145,10 @@ def test_a_state_file_that_was_lost_is_made_again(made: list[str]) -> None:
     assert build(Wanted("kvm"), quiet)[1]
 
 
-@pytest.mark.parametrize("change", [{"cpu": "EPYC"}, {"memory_mib": 300}, {"append": "x=1"}, {"on_restore": "true"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"cpu": "EPYC"}, {"memory_mib": 300}, {"append": "x=1"}, {"on_restore": "true"}, {"vmm_args": ("--cpus", "2")}],
+)
 def test_what_changes_it_has_it_built_again(made: list[str], change: dict[str, Any]) -> None:
     usual = Wanted("kvm", name="kvm-x")
     build(usual, quiet)
@@ -186,7 +191,10 @@ def test_names(made: list[str], wanted: Wanted, name: str) -> None:
     assert build(wanted, quiet)[0].name == name
 
 
-@pytest.mark.parametrize("unusual", [{"kernel": "bzImage"}, {"cpu": "EPYC"}, {"memory_mib": 1024}, {"append": "quiet"}])
+@pytest.mark.parametrize(
+    "unusual",
+    [{"kernel": "bzImage"}, {"cpu": "EPYC"}, {"memory_mib": 1024}, {"append": "quiet"}, {"vmm_args": ("-x", "1")}],
+)
 def test_what_is_unusual_wants_a_name(made: list[str], tmp_path: Path, unusual: dict[str, Any]) -> None:
     """It would take the place of the usual one."""
     (tmp_path / "bzImage").touch()

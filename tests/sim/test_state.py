@@ -170,12 +170,13 @@ def test_removing(state: State) -> None:
 def test_own_builds_are_told_from_stock_ones(state: State) -> None:
     assert state.own == []
     made_of = {"kernel": "0123456789abcdef", "modules": {"kvm.ko": "aa"}, "xen": None}
-    mine = dataclasses.replace(state, made_of=made_of, append="kvm_amd.vgif=0", on_restore="dmesg -n 8")
+    added = {"append": "kvm_amd.vgif=0", "on_restore": "dmesg -n 8", "vmm_args": ("--quirks-off", "800")}
+    mine = dataclasses.replace(state, made_of=made_of, **added)
 
     kernel, modules, *more = mine.own
 
     assert kernel == "own kernel 01234567"
     assert modules.startswith("own modules ")
-    assert more == ["started with kvm_amd.vgif=0", "after each restore: dmesg -n 8"]
+    assert more == ["started with kvm_amd.vgif=0", "after each restore: dmesg -n 8", "guests with --quirks-off 800"]
     others = dataclasses.replace(mine, made_of={"modules": {"kvm.ko": "ab"}})
     assert others.own[0] != modules, "two builds of the modules look the same"

@@ -34,6 +34,15 @@ def test_what_qemu_refuses_is_its_own_last_line(tmp_path: Path) -> None:
         made.try_options()
 
 
+def test_a_copy_without_its_firmware_is_told_what_it_lacks(tmp_path: Path) -> None:
+    """A program that was copied out of the folder it was built in."""
+    complaint = "echo \"qemu: could not load PC BIOS 'bios-256k.bin'\" >&2\nexit 1\n"
+    made = target(tmp_path, f"#!/bin/sh\n{complaint}")
+
+    with pytest.raises(TargetError, match=r"qemu has no firmware \(bios-256k.bin\): .*share/qemu.*copy that folder"):
+        made.try_options()
+
+
 def test_a_model_that_qemu_takes_is_no_news_and_it_is_told_to_end(tmp_path: Path) -> None:
     target(tmp_path, '#!/bin/sh\nread word\n[ "$word" = quit ]\n', cpu_model="max").try_options()
 
