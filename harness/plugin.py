@@ -25,6 +25,7 @@ from harness.run.control import RECORDED, Control, last_line
 from harness.run.options import OptionError, RunOptions, add_options
 from harness.run.refused import Refusals
 from harness.run.scope import chosen_by, scope_of
+from harness.run.showing import Showing
 from harness.run.worker import Settings, SetupError, Worker, check_setup
 from harness.targets import built_names, file_name
 from harness.targets import names as target_names
@@ -33,6 +34,7 @@ from harness.version import VERSION
 
 WORKER = pytest.StashKey[Worker]()
 CONTROL = pytest.StashKey[Control]()
+SHOWING = "nsvm-showing"
 DESELECTED = pytest.StashKey[int]()
 
 MARKERS = (
@@ -55,6 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--nsvm-answers", metavar="FILE", help="keep the target's answers, for `nsvm sensitivity`, `record`"
     )
+    group.addoption("--nsvm-show", metavar="FILE", help="write what the tests set as JSON lines, without a target")
     group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
 
 
@@ -63,6 +66,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     option = config.option
+    if option.nsvm_show:
+        config.pluginmanager.register(Showing(config), SHOWING)
+        return
     if not option.target or option.nsvm_list or option.collectonly:
         return
     if hasattr(config, "workerinput"):
@@ -138,7 +144,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     suite_items = [item for item in items if _in_suites(item)]
     if not suite_items:
         return
-    if not config.option.nsvm_list and not config.option.target and not config.option.collectonly:
+    asked = config.option
+    if not (asked.nsvm_list or asked.nsvm_show or asked.target or asked.collectonly):
         raise pytest.UsageError(f"say which target: --target {' or '.join(target_names())}")
     try:
         wrong = without_clause(suite_items, load_clauses(config.rootpath / "suites"))
@@ -180,6 +187,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture
 def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
     """The test's hold on L1; see harness/guest/l1.py."""
+    showing = request.config.pluginmanager.get_plugin(SHOWING)
+    if showing is not None:
+        yield showing.l1(request.node)
+        return
     worker = request.config.stash.get(WORKER, None)
     if worker is None:
         pytest.skip("no target was named (--target)")

@@ -24,7 +24,7 @@ from harness.summary import (
 from harness.summary.comparison import Comparison
 from reports.compare import groups
 from reports.page import digest, environment, raw, split_param
-from reports.shown import shown_deviations
+from reports.shown import shown_deviations, vmcb_rows
 
 EVENTS_MAX = 200
 TESTS_LISTED_MAX = 400
@@ -211,6 +211,7 @@ def render_html(summary: Summary, against: Comparison | None = None) -> str:
         targets=[t.name for t in summary.targets],
         single=len(summary.targets) == 1,
         deviations=deviations,
+        vmcb_rows=vmcb_rows,
         links=links,
         command=shlex.join(summary.run.start.argv) if summary.run.start else "",
         tiles=_tiles(summary),

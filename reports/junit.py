@@ -173,6 +173,8 @@ def _body(outcome: Outcome, clauses: Mapping[str, ClauseSummary]) -> str:
             if not row.ok:
                 meaning = f"  ({line(row.meaning)})" if row.meaning else ""
                 out.append(f"  {line(row.name)}: expected {line(row.expected)}, got {line(row.got)}{meaning}")
+        if evidence.setup is not None:
+            out += [f"  {line(each)}" for each in evidence.setup.words()]
         for code in evidence.code:
             mark = f"   <-- {line(code.mark)}" if code.mark else ""
             out.append(f"  {line(code.addr)}  {line(code.bytes):<24} {line(code.text)}{mark}")

@@ -52,12 +52,22 @@ static void read_uart_port(const char *text)
         boot.uart_port = (u16)port;
 }
 
-/* uart=0x2f8, console=e9, console=block, console=virtio. */
+static u32 read_number(const char *text)
+{
+    u32 value = 0;
+    for (u32 digits = 0; text && digits < 8 && *text >= '0' && *text <= '9'; digits++)
+        value = value * 10 + (u32)(*text++ - '0');
+    return value;
+}
+
+/* uart=0x2f8, baud=57600, quiet=900, console=e9, console=block, console=virtio. */
 static void read_command_line(const char *text)
 {
     const char *value = option(text, "uart=");
     if (value)
         read_uart_port(value);
+    boot.baud = read_number(option(text, "baud="));
+    boot.quiet_s = read_number(option(text, "quiet="));
     if (option(text, "console=e9"))
         boot.console = CONSOLE_E9;
     else if (option(text, "console=block"))
@@ -139,7 +149,6 @@ static void place_bundle(void)
 
 void read_boot_info(void)
 {
-    boot.uart_port = 0x3F8;
     const u8 *info = (const u8 *)(u64)boot_information;
     if (boot_kind == BOOT_MULTIBOOT1)
         read_multiboot1(info);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,20 @@ class Tally:
 
     checked: int = 0
     failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A scenario that a test ran. Of a guest's VMRUN: the guest, its VMCB at VMRUN, and as the exit before left it."""
+
+    scenario: Scenario
+    guest: Guest | None = None
+    vmcb: bytes = b""
+    left: bytes | None = None
+
+
+ASKED_MAX = 64
+"""So many scenarios of a test are remembered, the last ones."""
 
 
 @dataclass
@@ -68,6 +83,7 @@ class L1:
         self.guests: list[Guest] = []
         self.last_exit: Exit | None = None
         self.digests: list[str] = []
+        self.asked: deque[Asked] = deque(maxlen=ASKED_MAX)
         self.vmruns = 0
         self.second_cpu_runs = False
         self.undrained = False  # a VMRUN left interrupts pending, or GIF clear
@@ -323,6 +339,7 @@ class L1:
         if pending:
             scenario = Scenario([*pending, *scenario.items])
         self.digests.append(scenario.digest())
+        self.asked.append(Asked(scenario) if guest is None else Asked(scenario, guest, *guest.images))
         return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
 
     def host_at_vmrun(self, answer: VmrunAnswer, cpu: int = 0) -> Callable[[], dict[str, int]]:
@@ -341,6 +358,7 @@ class L1:
             except ExecutorRefused:
                 raise LookupError("L1's state is kept of the last 64 VMRUNs; ask for it earlier") from None
             self.digests.pop()  # it is no scenario of the test's own
+            self.asked.pop()
             return steps.decode_host_state(records[0])
 
         return ask

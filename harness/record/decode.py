@@ -24,6 +24,8 @@ from harness.record.kinds import (
     Row,
     RunStart,
     Scope,
+    SetField,
+    Setup,
     TargetInfo,
     Universal,
 )
@@ -134,10 +136,28 @@ def _evidence(s: Source) -> Evidence:
             CodeLine(addr=c.text("addr"), bytes=c.text("bytes"), text=c.text("text"), mark=c.text("mark"))
             for c in s.subs("code")
         ),
+        setup=_setup(s.sub("setup")),
         frames=s.texts("frames"),
         log=s.text("log"),
         l0_log=s.text("l0_log"),
     )
+
+
+def _setup(s: Source | None) -> Setup | None:
+    if s is None:
+        return None
+    return Setup(
+        good=s.text("good"),
+        fields=_set_fields(s, "fields"),
+        intercepts=s.texts("intercepts"),
+        later=_set_fields(s, "later"),
+        steps=s.texts("steps"),
+        vmcb_after=s.text("vmcb_after"),
+    )
+
+
+def _set_fields(s: Source, key: str) -> tuple[SetField, ...]:
+    return tuple(SetField(f.text("name"), f.text("good"), f.text("now"), f.text("bits")) for f in s.subs(key))
 
 
 def _result(s: Source) -> Result:

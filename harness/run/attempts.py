@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -128,6 +129,7 @@ class Attempts:
             worker.session.test = self._item.nodeid
         except TargetLost as lost:
             return of_lost(lost, l1), True
+        counted = copy.deepcopy(worker.tallies)
         l1.reset(watchdog_us=watchdog_us)
         watched = worker.target if isinstance(worker.target, Watched) else None
         if watched is not None:
@@ -146,6 +148,10 @@ class Attempts:
             worker.session.running.dirty = str(dirties.args[0]) if dirties.args else "the test leaves state behind"
         if attempt.verdict in ("FAIL", "PASS") and l1.universal:
             attempt = replace(attempt, universal=dict(l1.universal))
+        if attempt.verdict in ("SKIP", "ERROR", "MISS"):
+            # Its result says nothing of its VMRUNs, so that what they came to is not counted.
+            worker.tallies.clear()
+            worker.tallies.update(counted)
         return attempt, was_fresh
 
     def _prepare_boot(self, *, wants_own: bool) -> bool:

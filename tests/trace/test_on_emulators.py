@@ -29,5 +29,6 @@ def test_recorded_on_two_machines_and_judged_without_them(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout[done.stdout.index("[") :])
     assert "core.checks.asid_zero" in told[0]["agrees"]
-    # QEMU 7.2 lets ASID 0 through, its baseline says so, and the reference machine does not.
-    assert [one["clause"] for one in told[1]["contradicted"] if not one["new"]][:1] == ["core.checks.asid_zero"]
+    # QEMU 7.2 writes to the control area where it refuses VMRUN; its baseline says so.
+    contradicted = [[one["clause"] for one in each["contradicted"]] for each in told]
+    assert contradicted == [[], ["core.exit.control_area_untouched_when_invalid"]]
