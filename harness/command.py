@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 COMMANDS = {
     **dict.fromkeys(("run", "flaky", "render", "compare", "bless", "findings", "clauses", "targets"), "harness.cli"),
     **dict.fromkeys(("record", "replay", "sim", "reference", "caps", "policy", "new", "doctor"), "harness.cli"),
-    **dict.fromkeys(("coverage", "explain", "show", "image", "prune", "completion"), "harness.cli"),
+    **dict.fromkeys(("coverage", "explain", "show", "image", "trend", "prune", "completion"), "harness.cli"),
     "bench": "harness.bench",
     "sensitivity": "harness.cli",
     "test": "harness.project",

@@ -30,6 +30,8 @@ def lanes(names: Iterable[str]) -> list[list[str]]:
 
 
 def _machine(name: str) -> str:
+    if name.startswith("metal:"):
+        return name
     if not name.startswith(("host:", "ssh://")):
         return HERE
     from harness.targets.reach import spec_of
