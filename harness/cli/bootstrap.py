@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import runpy
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,9 @@ def _say(text: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Becomes `harness.command` in the environment; 2 if it cannot be made, 130 if interrupted."""
+    if argv == ["--version"]:  # needs no environment, and nobody waits half a second for a number
+        print(runpy.run_path(str(ROOT / "harness" / "version.py"))["told"]())
+        return 0
     try:
         python = ensure_venv("venv", RUN_REQUIREMENTS)
     except BootstrapError as error:

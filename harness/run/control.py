@@ -68,7 +68,7 @@ class Control:
                 argv=shlex.split(os.environ.get(TYPED, "")) or sys.argv,
                 nsvm=NsvmInfo(version=VERSION, **_commit()),
                 python=platform.python_version(),
-                host=HostInfo(os=platform.platform(), cpu=_cpu()),
+                host=HostInfo(os=platform.platform(), cpu=_cpu(), name=platform.node()),
                 shuffle=settings.shuffle,
             )
         )
