@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     started = time.monotonic()
     decided = Attempts(worker, pyfuncitem, l1, clauses_of(pyfuncitem)).run()
-    result = decided.result(time.monotonic() - started)
+    result = replace(decided.result(time.monotonic() - started), line=_line_of(pyfuncitem))
     worker.writer.write(result)
     if isinstance(l1, answers.RecordingL1):
         l1.keep(Path(pyfuncitem.config.option.nsvm_answers), result, decided.standing, l1.settled)
@@ -256,11 +257,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
             Result(
                 test=item.nodeid, target=worker.settings.target, verdict=verdict, worker=worker.settings.worker,
                 clauses=clauses_of(item), news="skipped" if report.skipped else "ok",
-                reason=last_line(reason.removeprefix("Skipped: ")),
+                reason=last_line(reason.removeprefix("Skipped: ")), line=_line_of(item),
             )
         )  # fmt: skip
         item.user_properties.append((RECORDED, verdict))
         report.user_properties.append((RECORDED, verdict))
+
+
+def _line_of(item: pytest.Item) -> int:
+    return (item.location[1] or 0) + 1
 
 
 def _in_suites(item: pytest.Item) -> bool:

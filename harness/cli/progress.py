@@ -147,10 +147,11 @@ class Silent:
 
 
 class Lines:
-    """For logs: a line every few seconds, and one for each thing that is new."""
+    """For logs: a line every few seconds, and one for each thing that is new. `whose`: what such a line begins with."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, whose: str = "") -> None:
         self._stream = stream
+        self._whose = whose
         self._started = self._last = time.monotonic()
         self._shown = 0
         self._counts: Counts | None = None
@@ -163,7 +164,7 @@ class Lines:
     def line(self, text: str) -> None:
         self._shown += 1
         if self._shown <= SHOWN_MAX:
-            print(f"  {text}", file=self._stream, flush=True)
+            print(f"  {self._whose}{text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         if self._shown > SHOWN_MAX:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.cli import flaky, machine, run_folder
+from harness.cli import flaky, machine, run_folder, several
 from harness.cli.compare import find_before
 from harness.cli.console import UserError
 from harness.cli.defaults import read_defaults
@@ -45,7 +45,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"where to run (default: {DEFAULT_TARGET}); may be repeated",
+        help=f"where to run (default: {DEFAULT_TARGET}); may be repeated: hosts are run at once",
+    )
+    parser.add_argument(
+        "--fail-fast", action="store_true", help="with several targets: end at the first one that cannot be run"
     )
     parser.add_argument(
         "--out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET, and runs/latest points to it)"
@@ -83,8 +86,11 @@ def run(args: argparse.Namespace) -> int:
         workers=_number("-n", args.workers, WORKERS_MAX, "workers, each runs a machine of its own", least=0),
         rest=args.rest,
         typed=args.typed,
+        fail_fast=args.fail_fast,
     )
     repeat = _number("--repeat", args.repeat, REPEAT_MAX, "times, to have something to compare", least=2)
+    if plan.raw and len(several.lanes(names)) > 1:
+        raise UserError("several hosts at once cannot share the terminal with pytest: name one target")
     if repeat is not None and plan.raw:
         raise UserError("--repeat cannot leave the terminal to pytest: say it without -s, --pdb and the like")
     plan = replace(plan, before=None if args.against is None else find_before(args.against, names))

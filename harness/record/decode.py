@@ -49,7 +49,7 @@ def _run_start(s: Source) -> RunStart:
             dirty=nsvm.flag("dirty"),
         ),
         python=s.text("python"),
-        host=HostInfo(os=host.text("os"), cpu=host.text("cpu")),
+        host=HostInfo(os=host.text("os"), cpu=host.text("cpu"), name=host.text("name")),
         shuffle=s.whole("shuffle") if s.has("shuffle") else None,
     )
 
@@ -187,6 +187,7 @@ def _result(s: Source) -> Result:
             how=fresh.text("how"),
         ),
         rerun=s.text("rerun"),
+        line=s.whole("line"),
     )
 
 

@@ -27,6 +27,7 @@ class HostInfo:
 
     os: str = ""
     cpu: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,6 +264,8 @@ class Result:
     evidence: Sequence[Evidence] = ()
     fresh: Fresh | None = None
     rerun: str = ""
+    line: int = 0
+    """Where the test begins in its file, from 1; 0 if that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
