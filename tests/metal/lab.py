@@ -115,6 +115,11 @@ port = "7"
                 console.shutdown(socket.SHUT_RDWR)
             console.close()
 
+    def _drop(self, console: socket.socket) -> None:
+        """This one has ended; another one may have come since."""
+        if self._console is console:
+            self.cut()
+
     def await_text(self, text: bytes, deadline_s: float) -> None:
         """Waits until the machine has said this."""
         end = time.monotonic() + deadline_s
@@ -154,12 +159,12 @@ port = "7"
                             del self.tail[:-4096]
                             self.say(self.mangle(data))
                     elif not data:
-                        self.cut()
+                        self._drop(each)
                     elif line is not None:
                         line.sendall(data)
                 except OSError:
                     if each is console:
-                        self.cut()
+                        self._drop(each)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         lab = self
