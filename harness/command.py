@@ -16,7 +16,8 @@ from typing import NoReturn
 
 from harness.cli.console import EXIT_HARNESS, EXIT_INTERRUPTED, EXIT_USAGE, HarnessError, UserError, say
 from harness.cli.paths import LOG
-from harness.version import VERSION
+from harness.names import near
+from harness.version import told
 
 _EPILOG = """\
 exit status: 0 all well, 1 something new (run, clauses, test), 2 wrong use or a tool is missing, 3 the harness failed,
@@ -37,9 +38,30 @@ class Parser(argparse.ArgumentParser):
 
 
 COMMANDS = {
-    **dict.fromkeys(("run", "flaky", "render", "compare", "bless", "findings", "clauses", "targets"), "harness.cli"),
-    **dict.fromkeys(("sim", "reference", "caps", "policy", "new", "doctor"), "harness.cli"),
-    **dict.fromkeys(("coverage", "explain"), "harness.cli"),
+    "run": "harness.cli",
+    "flaky": "harness.cli",
+    "render": "harness.cli",
+    "compare": "harness.cli",
+    "bless": "harness.cli",
+    "findings": "harness.cli",
+    "clauses": "harness.cli",
+    "targets": "harness.cli",
+    "record": "harness.cli",
+    "replay": "harness.cli",
+    "sim": "harness.cli",
+    "reference": "harness.cli",
+    "caps": "harness.cli",
+    "policy": "harness.cli",
+    "new": "harness.cli",
+    "doctor": "harness.cli",
+    "coverage": "harness.cli",
+    "explain": "harness.cli",
+    "show": "harness.cli",
+    "export": "harness.cli",
+    "image": "harness.cli",
+    "trend": "harness.cli",
+    "prune": "harness.cli",
+    "completion": "harness.cli",
     "bench": "harness.bench",
     "sensitivity": "harness.cli",
     "test": "harness.project",
@@ -60,7 +82,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"nsvm {VERSION}")
+    parser.add_argument("--version", action="version", version=told())
     parser.set_defaults(no_install=False, debug=False)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for name in [only] if only in COMMANDS else COMMANDS:
@@ -83,6 +105,14 @@ def common_options() -> Parser:
     return common
 
 
+def options_of(parser: argparse.ArgumentParser, command: str | None) -> list[str]:
+    """The options of a command, or of all of nsvm."""
+    for action in parser._actions:
+        if command is not None and isinstance(action, argparse._SubParsersAction):
+            parser = action.choices[command]
+    return [option for action in parser._actions for option in action.option_strings]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -91,17 +121,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         at = arguments.index("--")
         arguments, rest = arguments[:at], arguments[at + 1 :]
     try:
-        parser = build_parser(next((word for word in arguments if not word.startswith("-")), None))
+        named = next((word for word in arguments if not word.startswith("-")), None)
+        if named is not None and named not in COMMANDS:
+            raise UserError(f"there is no command {named!r}{near(named, COMMANDS)}; ./nsvm --help lists them")
+        parser = build_parser(named)
         args, unknown = parser.parse_known_args(arguments)
         if unknown:
             where = f"nsvm {args.command}" if args.command else "nsvm"
-            raise UserError(f"{where} does not know {' '.join(unknown)}; see ./{where} --help")
+            word = unknown[0].partition("=")[0]
+            meant = near(word, options_of(parser, args.command)) if word.startswith("-") else ""
+            raise UserError(f"{where} does not know {' '.join(unknown)}{meant}; see ./{where} --help")
         if args.command is None:
             parser.print_help()
             return EXIT_USAGE
         if rest and args.command not in ("run", "test"):
             raise UserError(f"nothing may follow '--' for {args.command}: {' '.join(rest)}")
         args.rest = rest
+        args.whole_parser = build_parser
         args.typed = ["./nsvm", *(sys.argv[1:] if argv is None else argv)]
         status: int = args.run(args)
         sys.stdout.flush()

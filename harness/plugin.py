@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.export import capture
 from harness.guest.l1 import L1
 from harness.judge.baseline import BaselineError
 from harness.judge.clauses import ClauseError, load_clauses
+from harness.judge.expected import ExpectError
+from harness.judge.noting import overhearing
 from harness.machine.base import release
 from harness.record import Result, Verdict
 from harness.run import order, rehearsal
@@ -23,14 +27,16 @@ from harness.run.control import RECORDED, Control, last_line
 from harness.run.options import OptionError, RunOptions, add_options
 from harness.run.refused import Refusals
 from harness.run.scope import chosen_by, scope_of
+from harness.run.showing import Showing
 from harness.run.worker import Settings, SetupError, Worker, check_setup
-from harness.sensitivity import replay
 from harness.targets import built_names, file_name
 from harness.targets import names as target_names
+from harness.trace import answers, replaying
 from harness.version import VERSION
 
 WORKER = pytest.StashKey[Worker]()
 CONTROL = pytest.StashKey[Control]()
+SHOWING = "nsvm-showing"
 DESELECTED = pytest.StashKey[int]()
 
 MARKERS = (
@@ -50,7 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--target", metavar="NAME", help=f"the target to run the suites on: {named}")
     group.addoption("--nsvm-out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET)")
     add_options(group.addoption)
-    group.addoption("--nsvm-answers", metavar="FILE", help="keep the target's answers for `nsvm sensitivity`")
+    group.addoption(
+        "--nsvm-answers", metavar="FILE", help="keep the target's answers, for `nsvm sensitivity`, `record`"
+    )
+    group.addoption("--nsvm-export", metavar="FILE", help="write what one test did and compared, for `nsvm export`")
+    group.addoption("--nsvm-show", metavar="FILE", help="write what the tests set as JSON lines, without a target")
     group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
 
 
@@ -59,6 +69,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     option = config.option
+    if option.nsvm_show:
+        config.pluginmanager.register(Showing(config), SHOWING)
+        return
     if not option.target or option.nsvm_list or option.collectonly:
         return
     if hasattr(config, "workerinput"):
@@ -74,11 +87,11 @@ def pytest_configure(config: pytest.Config) -> None:
             baseline, offers = settings.baseline_of(target), settings.offers_of(target)
             release(target)
             if option.nsvm_answers:
-                replay.begin(Path(option.nsvm_answers))
+                answers.begin(Path(option.nsvm_answers))
             config.stash[CONTROL] = Control(config, settings, baseline, offers)
         if hasattr(config, "workerinput") or not _distributed(config):
             config.stash[WORKER] = Worker(_settings(config))
-    except (SetupError, ClauseError, BaselineError, OptionError, replay.AnswersError) as error:
+    except (SetupError, ClauseError, BaselineError, ExpectError, OptionError, answers.AnswersError) as error:
         raise pytest.UsageError(str(error)) from None
 
 
@@ -134,7 +147,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     suite_items = [item for item in items if _in_suites(item)]
     if not suite_items:
         return
-    if not config.option.nsvm_list and not config.option.target and not config.option.collectonly:
+    asked = config.option
+    if not (asked.nsvm_list or asked.nsvm_show or asked.target or asked.collectonly):
         raise pytest.UsageError(f"say which target: --target {' or '.join(target_names())}")
     try:
         wrong = without_clause(suite_items, load_clauses(config.rootpath / "suites"))
@@ -176,6 +190,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture
 def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
     """The test's hold on L1; see harness/guest/l1.py."""
+    showing = request.config.pluginmanager.get_plugin(SHOWING)
+    if showing is not None:
+        yield showing.l1(request.node)
+        return
     worker = request.config.stash.get(WORKER, None)
     if worker is None:
         pytest.skip("no target was named (--target)")
@@ -189,7 +207,14 @@ def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
     if node.get_closest_marker("two_cpus") and worker.target.capabilities().cpus_max < 2:
         pytest.skip(f"a second CPU is missing: {worker.target.name} has one")
     deadline = node.get_closest_marker("deadline")
-    make = replay.RecordingL1 if request.config.option.nsvm_answers else L1
+    replayed = isinstance(worker.session, replaying.TraceSession)
+    keeps = request.config.option.nsvm_answers
+    if request.config.option.nsvm_export:
+        exporting = capture.CapturingL1(worker.session, worker.assembler, worker.tallies)
+        with overhearing(exporting):
+            yield exporting
+        return
+    make = answers.RecordingL1 if keeps else replaying.TraceL1 if replayed else L1
     yield make(worker.session, worker.assembler, worker.tallies, deadline.args[0] if deadline else None)
 
 
@@ -202,10 +227,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     started = time.monotonic()
     decided = Attempts(worker, pyfuncitem, l1, clauses_of(pyfuncitem)).run()
-    worker.writer.write(decided.result(time.monotonic() - started))
-    if isinstance(l1, replay.RecordingL1):
-        answers = Path(pyfuncitem.config.option.nsvm_answers)
-        l1.keep(answers, pyfuncitem.nodeid, worker.settings.target, decided.verdict, decided.news)
+    result = replace(decided.result(time.monotonic() - started), line=_line_of(pyfuncitem))
+    worker.writer.write(result)
+    if isinstance(l1, answers.RecordingL1):
+        l1.keep(Path(pyfuncitem.config.option.nsvm_answers), result, decided.standing, l1.settled)
+    if isinstance(l1, capture.CapturingL1):
+        l1.keep(Path(pyfuncitem.config.option.nsvm_export), result, worker.clauses, worker.machine())
+    if isinstance(l1, replaying.TraceL1):
+        l1.keep(worker.settings.out / replaying.SETTLED, result.test)
     pyfuncitem.user_properties.append((RECORDED, decided.verdict))
     if worker.session.given_up:
         pyfuncitem.session.shouldstop = worker.session.given_up
@@ -228,11 +257,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
             Result(
                 test=item.nodeid, target=worker.settings.target, verdict=verdict, worker=worker.settings.worker,
                 clauses=clauses_of(item), news="skipped" if report.skipped else "ok",
-                reason=last_line(reason.removeprefix("Skipped: ")),
+                reason=last_line(reason.removeprefix("Skipped: ")), line=_line_of(item),
             )
         )  # fmt: skip
         item.user_properties.append((RECORDED, verdict))
         report.user_properties.append((RECORDED, verdict))
+
+
+def _line_of(item: pytest.Item) -> int:
+    return (item.location[1] or 0) + 1
 
 
 def _in_suites(item: pytest.Item) -> bool:

@@ -11,6 +11,7 @@ from harness.record import FILE_NAME, load
 from harness.summary import Summary, summarise
 from harness.summary.against import read_against
 from harness.summary.comparison import Comparison
+from reports.brief import SUMMARY_NAME, render_summary
 
 __all__ = ["Rendered", "render_all", "render_html", "render_junit"]
 
@@ -37,7 +38,7 @@ def render_all(
     html: bool | str | os.PathLike[str] = True,
     junit: bool | str | os.PathLike[str] = True,
 ) -> Rendered:
-    """Read `run_dir`/run.jsonl, write index.html and junit.xml next to it (or where a path says), and count the run.
+    """Read `run_dir`/run.jsonl, write index.html, junit.xml (or where a path says) and summary.json next to it.
     What the run was compared with stands in `run_dir`/against.json.
 
     Each file appears whole or not at all. Raises OSError.
@@ -51,6 +52,7 @@ def render_all(
         _write(html_path, render_html(summary, against).encode("utf-8"))
     if junit_path is not None:
         _write(junit_path, render_junit(summary, against))
+    _write(base / SUMMARY_NAME, render_summary(summary, against))
     return Rendered(html_path, junit_path, summary, against)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from harness.summary.comparison import Cell, Comparison, Kind, TargetComparison
@@ -10,6 +11,7 @@ from harness.text import line
 CLAUSES_MAX = 12
 TESTS_MAX = 3
 WIDTH = 160
+_ASKS = re.compile(r"(?<=^SKIP: )\S+ asks for ")
 _BY_REASON = (Kind.LOST, Kind.NOT_ASKED, Kind.GONE)
 """Where the clause says little: hundreds are skipped for one missing bit."""
 
@@ -37,12 +39,17 @@ def groups(target: TargetComparison, *, every: bool = False) -> list[tuple[str, 
     found: list[tuple[str, str, list[Cell]]] = []
     for kind in Kind:
         cells = target.of(kind) if every or kind is not Kind.STILL else []
-        key: Callable[[Cell], str] = (lambda c: c.now) if kind in _BY_REASON else (lambda c: c.clause)
+        key: Callable[[Cell], str] = _reason if kind in _BY_REASON else (lambda c: c.clause)
         alike: dict[tuple[str, str], list[Cell]] = {}
         for cell in cells:
             alike.setdefault((cell.word, key(cell)), []).append(cell)
         found += [(word, what, each) for (word, what), each in alike.items()]
     return found
+
+
+def _reason(cell: Cell) -> str:
+    """Why it was not asked, without the clause that asks for the bit: many are skipped for the same one."""
+    return _ASKS.sub("", cell.now)
 
 
 def _target(target: TargetComparison, *, every: bool, tests: bool) -> Iterable[str]:

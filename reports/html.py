@@ -6,6 +6,7 @@ The page needs no script to be read: the one it has filters the clause tables, a
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from harness.summary import (
 from harness.summary.comparison import Comparison
 from reports.compare import groups
 from reports.page import digest, environment, raw, split_param
-from reports.shown import shown_deviations
+from reports.shown import shown_deviations, vmcb_rows
 
 EVENTS_MAX = 200
 TESTS_LISTED_MAX = 400
@@ -122,9 +123,15 @@ def _cut_short(summary: Summary) -> list[str]:
     return told
 
 
-def _status(summary: Summary) -> tuple[str, str]:
-    """(kind, words) of the badge next to the title. A part never has the colour of the whole."""
+def _status(summary: Summary, against: Comparison | None) -> tuple[str, str]:
+    """(kind, words) of the badge next to the title. A part never has the colour of the whole, nor has a run that is
+    worse than the one before.
+    """
     kind, words = _status_of_all(summary)
+    if against is not None and against.worse:
+        kind, words = "new", f"{words}, worse than before"
+    elif against is not None and against.lost and kind == "ok":
+        kind = "lost"
     if not summary.part_short:
         return kind, words
     return "part" if kind == "ok" else kind, f"{words}, {summary.part_short}"
@@ -144,11 +151,42 @@ def _status_of_all(summary: Summary) -> tuple[str, str]:
     return "ok", "nothing new"
 
 
-def _bit_words(bit: BitSummary) -> str:
-    """Why a row has no verdict at all; "" if it has clauses."""
-    if bit.clauses:
-        return ""
-    return "reserved bit, nothing to ask" if bit.reserved else "no clauses yet"
+def _tiles(summary: Summary) -> list[tuple[str, int, str, str]]:
+    """(words, number, where they stand on the page, colour where there are any)."""
+    return [
+        ("tests", summary.tests, "bits", ""),
+        ("passed", summary.passed, "clauses", ""),
+        ("new deviations", summary.new, "new", "new"),
+        ("mended", summary.mended, "mended", "mended"),
+        ("known deviations", summary.known, "known", ""),
+        ("skipped", summary.skipped, "skips", ""),
+        ("without a verdict", summary.lost, "lost", "lost"),
+    ]
+
+
+def _shown_bit(bit: BitSummary) -> bool:
+    """Whether a row of the bit table has something to say: a test that ran, on whatever target."""
+    return any(cell.tally.tests for cell in bit.cells.values())
+
+
+def _folded_bits(summary: Summary) -> list[tuple[str, list[str]]]:
+    """The rows that say nothing, in a line for each reason."""
+    silent = [bit for bit in summary.bits if not _shown_bit(bit)]
+    unasked = [bit for bit in silent if not bit.clauses and not bit.reserved]
+    offered = [bit for bit in unasked if any(cell.offered for cell in bit.cells.values())]
+    told = [
+        ("Offered, and nothing here judges them", offered),
+        ("No clauses yet, and not offered", [bit for bit in unasked if bit not in offered]),
+        ("No test of them has a result", [bit for bit in silent if bit.clauses]),
+        ("Reserved bits, nothing to ask", [bit for bit in silent if not bit.clauses and bit.reserved]),
+    ]
+    return [(words, [_named(bit) for bit in bits]) for words, bits in told if bits]
+
+
+def _named(bit: BitSummary) -> str:
+    if bit.bit is None:
+        return bit.title or bit.key
+    return str(bit.bit) if bit.reserved else f"{bit.bit} {bit.key}"
 
 
 def render_html(summary: Summary, against: Comparison | None = None) -> str:
@@ -165,7 +203,7 @@ def render_html(summary: Summary, against: Comparison | None = None) -> str:
         against=against,
         groups=groups,
         run=summary.run,
-        status=_status(summary),
+        status=_status(summary, against),
         style=Markup(style),
         script=Markup(script),
         policy=f"default-src 'none'; style-src {digest(style)}; script-src {digest(script)}; base-uri 'none'; "
@@ -173,8 +211,12 @@ def render_html(summary: Summary, against: Comparison | None = None) -> str:
         targets=[t.name for t in summary.targets],
         single=len(summary.targets) == 1,
         deviations=deviations,
+        vmcb_rows=vmcb_rows,
         links=links,
-        bit_words=_bit_words,
+        command=shlex.join(summary.run.start.argv) if summary.run.start else "",
+        tiles=_tiles(summary),
+        shown_bit=_shown_bit,
+        folded_bits=_folded_bits(summary),
         test_groups=lambda clause, target: _test_groups(clause.judged.get(target, ()), links),
         clause_link=lambda clause, target: _clause_link(clause, target, links),
         fresh=[o for o in summary.outcomes if o.fresh_differs or o.after_others],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from datetime import datetime
 
-from harness.summary import Machine, Outcome, Summary, TargetSummary
+from harness.summary import ClauseSummary, Machine, Outcome, Summary, TargetSummary
 from harness.summary.comparison import Comparison
 from harness.text import block, ends, line, visible
 from reports.compare import compare_text
 
 _REASON_MAX = 600
+_MESSAGE_MAX = 1000
 _BODY_MAX = 20_000
 
 
@@ -28,7 +30,7 @@ def render_junit(summary: Summary, against: Comparison | None = None) -> bytes:
 
 
 def _suite(summary: Summary, target: TargetSummary) -> ET.Element:
-    suite = ET.Element("testsuite", name=line(target.name))
+    suite = ET.Element("testsuite", name=line(target.name), hostname=_hostname(summary))
     outcomes = [o for o in summary.outcomes if o.target == target.name]
     _date(suite, summary)
     properties = ET.SubElement(suite, "properties")
@@ -36,7 +38,7 @@ def _suite(summary: Summary, target: TargetSummary) -> ET.Element:
         ET.SubElement(properties, "property", name=key, value=line(value, 2000))
     counts = {"failures": 0, "errors": 0, "skipped": 0}
     for outcome in outcomes:
-        case = _case(outcome)
+        case = _case(outcome, summary.clauses)
         suite.append(case)
         for tag, key in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
             counts[key] += case.find(tag) is not None
@@ -45,6 +47,11 @@ def _suite(summary: Summary, target: TargetSummary) -> ET.Element:
     for key, number in counts.items():
         suite.set(key, str(number))
     return suite
+
+
+def _hostname(summary: Summary) -> str:
+    """Of the machine that nsvm ran on."""
+    return line(summary.run.start.host.name, 200) if summary.run.start and summary.run.start.host.name else "unknown"
 
 
 def _date(suite: ET.Element, summary: Summary) -> None:
@@ -93,10 +100,14 @@ def split_test(test: str) -> tuple[str, str]:
     return head.removesuffix(".py").replace("/", "."), name
 
 
-def _case(outcome: Outcome) -> ET.Element:
+def _case(outcome: Outcome, clauses: Mapping[str, ClauseSummary]) -> ET.Element:
     module, name = split_test(outcome.test)
     result = outcome.result
     case = ET.Element("testcase", classname=line(module), name=line(name), time=f"{result.duration_s:.3f}")
+    if module:
+        case.set("file", line(outcome.test.partition("::")[0]))
+    if result.line:
+        case.set("line", str(result.line))
     properties = ET.SubElement(case, "properties")
     told = [
         ("verdict", outcome.verdict),
@@ -115,25 +126,45 @@ def _case(outcome: Outcome) -> ET.Element:
     reason = line(next((j.summary for j in outcome.judged if j.category == outcome.category), "") or result.reason, 600)
     match outcome.category:
         case "new":
-            ET.SubElement(case, "failure", type=outcome.word, message=reason).text = _body(outcome)
+            stated = _stated(outcome, clauses)
+            message = line(f"{stated} -- {reason}" if stated else reason, _MESSAGE_MAX)
+            ET.SubElement(case, "failure", type=outcome.word, message=message).text = _body(outcome, clauses)
         case "mended":
             message = f"mended: the baseline says that this deviates, and it passes. {reason}".strip()
-            ET.SubElement(case, "failure", type="mended", message=message).text = _body(outcome)
+            ET.SubElement(case, "failure", type="mended", message=message).text = _body(outcome, clauses)
         case "known":
             why = line("; ".join(b.reason for b in baselines), _REASON_MAX) or reason
             ET.SubElement(case, "skipped", message=f"known deviation: {why}")
         case "lost":
-            ET.SubElement(case, "error", type=outcome.verdict, message=reason).text = _body(outcome)
+            ET.SubElement(case, "error", type=outcome.verdict, message=reason).text = _body(outcome, clauses)
         case "skipped":
             ET.SubElement(case, "skipped", message=reason)
     return case
 
 
-def _body(outcome: Outcome) -> str:
+def _stated(outcome: Outcome, clauses: Mapping[str, ClauseSummary]) -> str:
+    """The sentence of the clause that the test is about, or of the first one that is new."""
+    new = [judged.clause for judged in outcome.judged if judged.category == outcome.category]
+    return _sentence(clauses.get(new[0])) if new else ""
+
+
+def _sentence(clause: ClauseSummary | None) -> str:
+    """A clause's sentence with its section of the APM."""
+    if clause is None or not clause.info.statement:
+        return ""
+    return line(clause.info.statement, 400) + (f" (APM2 {line(clause.info.apm, 60)})" if clause.info.apm else "")
+
+
+def _body(outcome: Outcome, clauses: Mapping[str, ClauseSummary]) -> str:
     """The evidence as text."""
     out = [f"{outcome.word} on {outcome.target}"]
     out += [line(text, 600) for text in outcome.result.fresh.words] if outcome.result.fresh else []
-    out += [f"clause {j.clause}: {j.verdict} {line(j.summary)}" for j in outcome.judged if j.verdict != "PASS"]
+    for judged in (j for j in outcome.judged if j.category == "mended"):
+        said = f"; the baseline said: {line(judged.baseline.reason)}" if judged.baseline else ""
+        out.append(f"clause {judged.clause}: mended{said}")
+    for judged in (j for j in outcome.judged if j.verdict != "PASS"):
+        out.append(f"clause {judged.clause}: {judged.verdict} {line(judged.summary)}")
+        out += [f"  {text}" for text in [_sentence(clauses.get(judged.clause))] if text]
     for evidence in outcome.result.evidence:
         out += ["", line(evidence.title)] if evidence.title else [""]
         if evidence.at:
@@ -142,6 +173,8 @@ def _body(outcome: Outcome) -> str:
             if not row.ok:
                 meaning = f"  ({line(row.meaning)})" if row.meaning else ""
                 out.append(f"  {line(row.name)}: expected {line(row.expected)}, got {line(row.got)}{meaning}")
+        if evidence.setup is not None:
+            out += [f"  {line(each)}" for each in evidence.setup.words()]
         for code in evidence.code:
             mark = f"   <-- {line(code.mark)}" if code.mark else ""
             out.append(f"  {line(code.addr)}  {line(code.bytes):<24} {line(code.text)}{mark}")
@@ -170,7 +203,9 @@ def _run_suite(summary: Summary, against: Comparison | None) -> ET.Element:
     parts = [(target.name, target.part) for target in summary.targets if target.part]
     worse = against is not None and against.worse
     number = 1 + len(parts) + (against is not None)
-    suite = ET.Element("testsuite", name="nsvm.run", tests=str(number), failures=str(int(worse)))
+    suite = ET.Element("testsuite", name="nsvm.run", hostname=_hostname(summary))
+    suite.set("tests", str(number))
+    suite.set("failures", str(int(worse)))
     suite.set("errors", str(int(bool(wrong))))
     suite.set("skipped", str(len(parts)))
     _date(suite, summary)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from harness.record import Evidence
+from harness.record import Evidence, Setup
+from harness.record.packed import unpack
 from harness.summary import Deviation, Judged, Outcome, Summary
+from harness.svm.fields import VMCB_SIZE
+from harness.svm.vmcb import Vmcb
+from harness.svm.vmcb_words import whole
 from harness.text import block, ends, line
 from reports.page import anchor, split_param
 
@@ -15,6 +19,9 @@ EVIDENCE_BUDGET_BYTES = 1_600_000
 FULL_EVIDENCE_PER_NEW = 3
 ROWS_MAX = 64
 CODE_MAX = 64
+STEPS_MAX = 64
+VMCB_TEXT_MAX = 8000
+VMCB_HTML_BYTES = 8000  # about what a VMCB takes as a table
 FRAMES_MAX = 16
 EVIDENCES_MAX = 8
 L0_LOG_MAX = 7600
@@ -95,16 +102,40 @@ def _bounded(evidence: Evidence) -> Evidence:
         source=line(evidence.source, 400),
         rows=tuple(rows[:ROWS_MAX]),
         code=tuple(code),
+        setup=_bounded_setup(evidence.setup),
         frames=tuple(line(f, 240) for f in evidence.frames[-FRAMES_MAX:]),
         log=block(evidence.log),
         l0_log=ends(evidence.l0_log, L0_LOG_MAX),
     )
 
 
+def _bounded_setup(setup: Setup | None) -> Setup | None:
+    if setup is None:
+        return None
+    return replace(
+        setup,
+        fields=tuple(setup.fields[:ROWS_MAX]),
+        later=tuple(setup.later[:ROWS_MAX]),
+        intercepts=tuple(line(each, 60) for each in setup.intercepts[:ROWS_MAX]),
+        steps=tuple(line(each, 240) for each in setup.steps[-STEPS_MAX:]),
+        vmcb_after=setup.vmcb_after if len(setup.vmcb_after) <= VMCB_TEXT_MAX else "",
+    )
+
+
+def vmcb_rows(packed: str) -> list[tuple[str, str, str]]:
+    """The whole VMCB of a record, field by field; nothing where it cannot be read."""
+    data = unpack(packed, VMCB_SIZE) if packed else None
+    return whole(Vmcb(data)) if data is not None else []
+
+
 def _size(evidence: Evidence) -> int:
     """About how many bytes of HTML it takes."""
     rows = sum(160 + sum(min(len(t), 400) for t in (r.name, r.expected, r.got, r.meaning)) for r in evidence.rows)
     code = sum(110 + min(len(c.text), 200) + min(len(c.bytes), 60) for c in evidence.code)
+    setup = evidence.setup
+    if setup is not None:
+        code += sum(150 + len(f.name) + len(f.good) + len(f.now) + len(f.bits) for f in (*setup.fields, *setup.later))
+        code += sum(len(step) + 1 for step in setup.steps) + (VMCB_HTML_BYTES if setup.vmcb_after else 0)
     words = len(evidence.source) + len(evidence.log) + len(evidence.l0_log)
     return 400 + words + rows + code + sum(len(f) + 8 for f in evidence.frames)
 

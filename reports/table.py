@@ -9,7 +9,6 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 from typing import TextIO
 
 from rich import box
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.summary import BitSummary, Deviation, Summary, TargetSummary
+from harness.summary import Deviation, Summary, TargetSummary
 from harness.text import line
 
 PLAIN_WIDTH = 80
@@ -102,12 +101,12 @@ def _print_target(console: Console, summary: Summary, target: TargetSummary) -> 
     for title in ("tests", "pass", *(("univ",) if apart else ()), "known", "new", "mend", "skip", "lost"):
         table.add_column(title, justify="right", no_wrap=True, min_width=max(len(title), NUMBER_DIGITS))
     table.add_column("verdict", no_wrap=True, min_width=len("CRASH mended"))
-    quiet: list[BitSummary] = []
+    unasked = 0
     for bit in summary.bits:
-        if not bit.clauses:
-            quiet.append(bit)
-            continue
         cell = bit.cells[target.name]
+        if not cell.tally.tests:
+            unasked += bool(bit.clauses)
+            continue
         tally = cell.tally
         universal = ((tally.universal, ""),) if apart else ()
         numbers = (
@@ -125,7 +124,13 @@ def _print_target(console: Console, summary: Summary, target: TargetSummary) -> 
     if apart:
         text = "univ: known deviations of universal checks only; what these tests name themselves holds."
         console.print(Text(text), style="dim")
-    _print_quiet(console, quiet, target.name)
+    if unasked:
+        rows = "One row has" if unasked == 1 else f"{unasked} rows have"
+        console.print(Text(f"{rows} clauses, and no test of them in this run."), style="dim")
+    offered = [b for b in summary.bits if b.bit is not None and not b.clauses and b.cells[target.name].offered]
+    if offered:
+        told = ", ".join(f"{b.bit} {b.key}" for b in offered)
+        console.print(Text(f"Offered, but no clauses yet: {told}"), style="yellow")
     console.print()
 
 
@@ -134,16 +139,6 @@ def _verdict(verdict: str, category: str) -> Text:
     if category in ("new", "mended", "known"):
         text.append(f" {category}", style=_STYLES[category])
     return text
-
-
-def _print_quiet(console: Console, bits: Iterable[BitSummary], target: str) -> None:
-    named = [b for b in bits if b.bit is not None and not b.reserved]
-    offered = [b for b in named if b.cells[target].offered]
-    if offered:
-        text = "Offered, but no clauses yet: " + ", ".join(f"{b.bit} {b.key}" for b in offered)
-        console.print(Text(text), style="yellow")
-    if rest := [b for b in named if not b.cells[target].offered]:
-        console.print(Text("No clauses yet: " + ", ".join(f"{b.bit} {b.key}" for b in rest)), style="dim")
 
 
 def _print_deviations(console: Console, title: str, deviations: list[Deviation], summary: Summary) -> None:
@@ -164,6 +159,8 @@ def _print_deviations(console: Console, title: str, deviations: list[Deviation],
         first = deviation.judged[0]
         if first.summary and deviation.category == "new":
             _indented(console, line(first.summary, 300))
+        for known in deviation.baselines[:1] if deviation.category == "mended" else ():
+            _indented(console, f"the baseline says: {line(known.reason, 300)}")
         console.print(
             Text(f"    {line(first.outcome.test, 300)}" + (f" and {more} more" if more else "")), soft_wrap=True
         )

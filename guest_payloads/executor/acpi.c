@@ -1,4 +1,5 @@
-/* Is there a second CPU? The MADT says so without waking anybody, which keeps the boot of a single CPU short. */
+/* ACPI tables below 4 GiB. Is there a second CPU? The MADT says so without waking anybody, which keeps the boot of a single CPU
+   short. */
 #include "executor.h"
 
 static const u8 *physical(u64 address) { return address && address < 0xFFFF0000ull ? (const u8 *)address : 0; }
@@ -34,7 +35,7 @@ static const u8 *find_rsdp(void)
     return found ? found : scan(0xE0000, 0x20000);
 }
 
-static const u8 *find_madt(void)
+const u8 *acpi_table(u32 signature)
 {
     const u8 *rsdp = find_rsdp();
     if (!rsdp)
@@ -50,7 +51,7 @@ static const u8 *find_madt(void)
     u32 size = read32(root + 4);
     for (u32 at = 36; at + entry_size <= size && at < 36 + 64 * 8; at += entry_size) {
         const u8 *table = physical(entry_size == 8 ? read64(root + at) : read32(root + at));
-        if (table && read32(table) == 0x43495041)               /* "APIC" */
+        if (table && read32(table) == signature)
             return table;
     }
     return 0;
@@ -58,7 +59,7 @@ static const u8 *find_madt(void)
 
 int find_other_cpu(u32 own_apic_id, u32 *apic_id)
 {
-    const u8 *madt = find_madt();
+    const u8 *madt = acpi_table(0x43495041);                    /* "APIC" */
     if (!madt)
         return 0;
     u32 size = read32(madt + 4), at = 44;

@@ -8,6 +8,12 @@
 u32 boot_kind, boot_information, boot_extra;
 struct boot_info boot;
 
+/* Whoever puts a bundle into the ELF file itself, as a segment of its own, finds this by its name and fills in the rest. */
+volatile struct {
+    u8 name[16];
+    u64 address, size;
+} embedded_bundle = { "NSVM-EMBEDDED-1", 0, 0 };
+
 static u64 read64(const u8 *at)
 {
     u64 value;
@@ -52,12 +58,22 @@ static void read_uart_port(const char *text)
         boot.uart_port = (u16)port;
 }
 
-/* uart=0x2f8, console=e9, console=block, console=virtio. */
+static u32 read_number(const char *text)
+{
+    u32 value = 0;
+    for (u32 digits = 0; text && digits < 8 && *text >= '0' && *text <= '9'; digits++)
+        value = value * 10 + (u32)(*text++ - '0');
+    return value;
+}
+
+/* uart=0x2f8, baud=57600, quiet=900, console=e9, console=block, console=virtio. */
 static void read_command_line(const char *text)
 {
     const char *value = option(text, "uart=");
     if (value)
         read_uart_port(value);
+    boot.baud = read_number(option(text, "baud="));
+    boot.quiet_s = read_number(option(text, "quiet="));
     if (option(text, "console=e9"))
         boot.console = CONSOLE_E9;
     else if (option(text, "console=block"))
@@ -139,7 +155,6 @@ static void place_bundle(void)
 
 void read_boot_info(void)
 {
-    boot.uart_port = 0x3F8;
     const u8 *info = (const u8 *)(u64)boot_information;
     if (boot_kind == BOOT_MULTIBOOT1)
         read_multiboot1(info);
@@ -150,6 +165,10 @@ void read_boot_info(void)
     else if (boot_kind == BOOT_BIOS) {
         boot.bundle = boot_information;
         boot.bundle_size = boot_extra;
+    }
+    if (!boot.bundle_size && embedded_bundle.size) {
+        boot.bundle = embedded_bundle.address;
+        boot.bundle_size = embedded_bundle.size;
     }
     place_bundle();
 }

@@ -14,7 +14,7 @@ void console_start(void)
         return;
     if (kind == CONSOLE_VIRTIO && virtio_console_start())
         return;
-    uart_start(boot.uart_port);
+    find_lines();
     /* An HVM guest has a UART too, but each access to it is an errand of the control domain's QEMU. */
     int may_be_xen = boot_kind == BOOT_BIOS || (boot_kind == BOOT_PVH && !uart_is_there());
     kind = may_be_xen && xen_console_start() ? CONSOLE_XEN : CONSOLE_UART;
@@ -52,6 +52,13 @@ void console_put(const u8 *bytes, u32 size)
     default:
         return uart_put(bytes, size);
     }
+}
+
+/* A good frame has come. */
+void console_settle(void)
+{
+    if (kind == CONSOLE_UART)
+        uart_settle();
 }
 
 void console_flush(void)

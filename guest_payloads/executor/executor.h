@@ -43,7 +43,8 @@ extern u32 boot_kind, boot_information, boot_extra;
 extern u64 long_tables[];
 struct boot_info {
     u64 bundle, bundle_size, rsdp;
-    u16 uart_port;
+    u32 baud, quiet_s;          /* 0: not given */
+    u16 uart_port;              /* 0: not given */
     u16 console;                /* the one asked for: CONSOLE_... */
     const char *complaint;      /* said in a NOTE once the console is up */
 };
@@ -120,6 +121,7 @@ u32 apic_ticks_from_us(u64 us);
 void wait_us(u32 us);
 
 /* acpi.c */
+const u8 *acpi_table(u32 signature);     /* 0 if there is none */
 int find_other_cpu(u32 own_apic_id, u32 *apic_id);
 
 /* cpu2.c */
@@ -192,8 +194,14 @@ u8 step_raise(struct in *in, struct out *out);
 u8 step_window(struct in *in, struct out *out);
 void drain_interrupts(void);
 
+/* lines.c */
+void find_lines(void);
+
 /* uart.c */
-void uart_start(u16 port);
+void uart_add(u64 base, int memory, u32 stride, u32 baud);
+void uart_add_unseen(u16 port, u32 baud);
+u32 uart_count(void);
+void uart_settle(void);         /* a good frame has come */
 int uart_get(u8 *errors);       /* a byte, or -1 */
 void uart_put(const u8 *bytes, u32 size);
 void uart_flush(void);
@@ -220,6 +228,7 @@ void console_start(void);
 int console_get(u8 *errors);
 void console_put(const u8 *bytes, u32 size);
 void console_flush(void);
+void console_settle(void);
 
 /* frame.c */
 void crc_start(void);
@@ -244,6 +253,10 @@ void reset_machine(void) __attribute__((noreturn));
 /* hello.c */
 void put_hello(struct out *out, u8 cause);
 extern u8 lane_request[LANE_REQUEST_SIZE], lane_answer[LANE_ANSWER_SIZE];
+
+/* self_check.c */
+int is_reproducer(void);
+void run_reproducer(void) __attribute__((noreturn));
 
 /* bundle.c, link.c */
 void run_bundle(void);

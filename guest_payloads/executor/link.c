@@ -136,6 +136,7 @@ static void take_message(u8 *bytes, u32 size)
     memcpy(&crc, bytes + size - 4, 4);
     if (crc32(bytes, size - 4) != crc)
         return refuse(REFUSED_CRC, 0);
+    console_settle();
     if (bytes[0] != PROTOCOL_VERSION)
         return refuse(REFUSED_VERSION, seq);
     if (body_size != size - HEADER_SIZE - CRC_SIZE)
@@ -214,27 +215,56 @@ static void take_byte(u8 byte, u8 errors)
         take_frame();
 }
 
-/* The one loop without a bound: an executor waits for requests for ever, by nature. */
+/* The one loop without a bound, unless the command line gives one: a line that was lost must not strand a machine. */
 void serve(void)
 {
+    u64 quiet = boot.quiet_s ? tsc_from_us(boot.quiet_s * 1000000ull) : 0, heard = quiet ? rdtsc() : 0;
     decode_again(&decoder);
     for (;;) {
         u8 errors = 0;
         int byte = console_get(&errors);
-        if (byte >= 0)
+        if (byte >= 0) {
             take_byte((u8)byte, errors);
-        else
+            heard = quiet ? rdtsc() : 0;
+        } else if (quiet && rdtsc() - heard > quiet) {
+            send_note("nothing was heard for as long as quiet= says: the machine is reset");
+            console_flush();
+            reset_machine();
+        } else {
             PAUSE();
+        }
     }
 }
 
-/* Keyboard controller, then the chipset's reset port, then a triple fault. */
+/* The register that ACPI's FADT names. */
+static void reset_by_acpi(void)
+{
+    const u8 *fadt = acpi_table(0x50434146);            /* "FACP" */
+    u32 size, flags;
+    u64 address;
+    if (!fadt)
+        return;
+    memcpy(&size, fadt + 4, 4);
+    memcpy(&flags, fadt + 112, 4);
+    memcpy(&address, fadt + 120, 8);
+    if (size < 129 || !(flags >> 10 & 1) || !address)
+        return;
+    if (fadt[116] == 1 && address < 0x10000)
+        out8((u16)address, fadt[128]);
+    else if (fadt[116] == 0 && address < 0xFFFF0000)
+        *(volatile u8 *)address = fadt[128];
+    for (u32 tries = 0; tries < 10000; tries++)
+        in8(0x80);
+}
+
+/* What ACPI says, then the keyboard controller, then the chipset's reset port, then a triple fault. */
 void reset_machine(void)
 {
     static const struct {
         u16 limit;
         u64 base;
     } PACKED nothing;
+    reset_by_acpi();
     for (u32 tries = 0; tries < 10000 && in8(0x64) & 2; tries++)
         PAUSE();
     out8(0x64, 0xFE);

@@ -19,6 +19,7 @@ MEASURES: Mapping[str, Measure] = {
     "vmrun": rates.vmrun_loop,
     "stock": stock.against,
     "stock-linux": stock.linux,
+    "stock-suite": stock.whole,
     "suite": suite.workers,
     "one-test": turns.one_test,
     "against": turns.against,

@@ -48,6 +48,12 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         metavar="DIR",
         help="also run the suites in this other checkout of nsvm, in turns with this one",
     )
+    parser.add_argument(
+        "--stock",
+        type=Path,
+        metavar="QEMU",
+        help="stock QEMU to compare the reference machine with (default: the same program with x-nsvm=off)",
+    )
     parser.add_argument("--slow", action="store_true", help="also measure what takes many minutes")
     parser.add_argument("--json", action="store_true", help="as JSON")
     machine.program_arguments(parser)
@@ -69,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--rounds: at least 1")
     if args.against is not None and not (args.against / "nsvm").is_file():
         raise UserError(f"--against {args.against}: no checkout of nsvm, it holds no ./nsvm")
+    if args.stock is not None and not os.access(args.stock, os.X_OK):
+        raise UserError(f"--stock {args.stock}: no program")
     machine.check_targets([args.target])
     programs = machine.programs_of(args)
     machine.prepare([args.target], programs, may_install=not args.no_install)
@@ -104,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
             slow=args.slow or bool(args.only),
             programs=given,
             against=None if args.against is None else args.against.resolve(),
+            stock=None if args.stock is None else args.stock.absolute(),
         )
         try:
             with context.target_for_now() as target:

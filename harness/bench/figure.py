@@ -64,6 +64,8 @@ class Bench:
     """--qemu and --bochs for pytest."""
     against: Path | None = None
     """Another checkout of nsvm."""
+    stock: Path | None = None
+    """A QEMU without our hooks, of the version that the reference machine is made of."""
 
     @contextmanager
     def target_for_now(self, **more: object) -> Iterator[Target]:

@@ -36,6 +36,8 @@ class Ran:
     took_s: float
     harness_cpu_s: float
     tests: int
+    asked: int
+    """Without those that were skipped."""
     first_verdict_s: float | None = None
     """From the start of pytest; the record's, so it is a little late."""
 
@@ -115,7 +117,9 @@ def run(bench: Bench, count: int, *more: str, target: str | None = None, paths: 
     if process.returncode not in FINE:
         raise Failed(f"pytest ended with status {process.returncode}: {last_line(log)}")
     spent_s = sum(float(path.read_text()) for path in cpu.iterdir())
-    return Ran(took_s, spent_s, tests_of(load(out / FILE_NAME)), first_s)
+    record = load(out / FILE_NAME)
+    asked = len({result.test for result in record.results if result.verdict not in NO_VERDICT})
+    return Ran(took_s, spent_s, tests_of(record), asked, first_s)
 
 
 def _is_verdict(record: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import runpy
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE = ROOT / ".nsvm"
+STATE = Path(os.environ["NSVM_HOME"]).expanduser().absolute() if os.environ.get("NSVM_HOME") else ROOT / ".nsvm"
 RUN_REQUIREMENTS = "requirements/run.txt"
 
 VENV_DEADLINE_S = 180
@@ -179,8 +180,11 @@ def _say(text: str) -> None:
 
 def main(argv: list[str]) -> int:
     """Becomes `harness.command` in the environment; 2 if it cannot be made, 130 if interrupted."""
+    if argv == ["--version"]:  # needs no environment, and nobody waits half a second for a number
+        print(runpy.run_path(str(ROOT / "harness" / "version.py"))["told"]())
+        return 0
     try:
-        python = ensure_venv("venv", RUN_REQUIREMENTS)
+        python = ensure_venv("venv", RUN_REQUIREMENTS, state=STATE)
     except BootstrapError as error:
         _say(str(error))
         return 2

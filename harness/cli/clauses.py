@@ -14,6 +14,7 @@ from typing import Any
 from harness.cli.console import EXIT_NEW, EXIT_OK, HarnessError, UserError
 from harness.cli.paths import ROOT
 from harness.judge.clauses import Clause, ClauseError, load_clauses, load_dropped
+from harness.trace.file import SUFFIX, TraceError, read_header
 
 COLLECT_DEADLINE_S = 180
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     except ClauseError as error:
         raise UserError(str(error)) from None
     tests = collect()
+    hardware = _hardware(ROOT / "traces")
     checking: dict[str, list[str]] = {name: [] for name in clauses}
     without_clause = []
     for entry in tests:
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"no clause has {args.match!r} in its id or alias")
     if args.json:
         told = {
-            "clauses": [_as_json(c, checking[c.id]) for c in wanted],
+            "clauses": [_as_json(c, checking[c.id], hardware.get(c.id, [])) for c in wanted],
             "clauses_without_test": without_test,
             "tests_without_clause": without_clause,
             "not_tested_but_has_tests": tested_all_the_same,
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         print()
     else:
         for c in wanted:
-            print(_line(c, checking[c.id]) if args.short else _text(c, checking[c.id]))
+            print(_line(c, checking[c.id]) if args.short else _text(c, checking[c.id], hardware.get(c.id, [])))
         _print_list("clauses without a test", without_test)
         _print_list("tests without a clause", without_clause)
         _print_list("clauses that say why no test asks them, and have one", tested_all_the_same)
@@ -82,6 +84,22 @@ def run(args: argparse.Namespace) -> int:
             f"{not_tested} clauses say why no test asks them; {len(undecided)} drafted clauses are not decided"
         )
     return EXIT_NEW if without_test or without_clause or tested_all_the_same else EXIT_OK
+
+
+def _hardware(folder: Path) -> dict[str, list[str]]:
+    """By clause, what the traces of silicon below that folder say of it. Raises UserError."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            header = read_header(path)
+        except TraceError as error:
+            raise UserError(str(error)) from None
+        for clause, (agree, contradict) in header.witnesses.items() if header.silicon else ():
+            told = f"{header.cpu} contradicts it in {contradict} of {agree + contradict}" if contradict else header.cpu
+            found.setdefault(clause, [])
+            if told not in found[clause]:
+                found[clause].append(told)
+    return found
 
 
 def _undecided(clauses: Iterable[Clause]) -> list[str]:
@@ -141,7 +159,7 @@ def _functions(tests: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _as_json(c: Clause, tests: list[str]) -> dict[str, object]:
+def _as_json(c: Clause, tests: list[str], hardware: list[str]) -> dict[str, object]:
     return {
         "id": c.id,
         "alias": list(c.alias),
@@ -152,6 +170,7 @@ def _as_json(c: Clause, tests: list[str]) -> dict[str, object]:
         "condition": c.condition,
         "trust": list(c.trust),
         "hardware": c.hardware,
+        "witnessed": hardware,
         "note": c.note,
         "universal": c.universal,
         "not_tested": c.not_tested,
@@ -172,13 +191,14 @@ def _line(c: Clause, tests: list[str]) -> str:
     return f"{c.id:50} {c.bit:14} {', '.join(c.alias):10} {checked:12} {c.apm}"
 
 
-def _text(c: Clause, tests: list[str]) -> str:
+def _text(c: Clause, tests: list[str], hardware: list[str]) -> str:
     alias = f" ({', '.join(c.alias)})" if c.alias else ""
     lines = [f"{c.id}{alias}", f"    {c.statement}"]
     facts = [f"bit {c.bit}", c.class_, *([f"where {c.condition}"] if c.condition else [])]
     lines.append(f"    source: {c.apm}; trust: {', '.join(c.trust)}; {', '.join(facts)}")
     if c.hardware:
         lines.append(f"    hardware: {c.hardware}")
+    lines += [f"    hardware: {each}" for each in hardware]
     if c.note:
         lines.append(f"    note: {c.note}")
     if c.universal:

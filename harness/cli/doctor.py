@@ -32,9 +32,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         "nothing there, and boots the executor to see what L1 is offered.",
     )
     parser.add_argument(
-        "--target", metavar="NAME", help="a host to look at: host:NAME, ssh://USER@HOST?l0=kvm, sim:NAME"
+        "--target", metavar="NAME", help="what to look at: host:NAME, ssh://USER@HOST?l0=kvm, sim:NAME, metal:NAME"
     )
-    parser.add_argument("--no-boot", action="store_true", help="with --target: start no guest there")
+    parser.add_argument(
+        "--no-boot", action="store_true", help="with --target: start no guest there; boot nothing on a bare machine"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
     machine.program_arguments(parser)
     parser.set_defaults(run=run)
@@ -48,6 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if args.target is not None:
         if args.target not in (*machine.known_targets(), *machine.built_targets()):
             machine.check_targets([args.target])
+            if args.target.startswith("metal:"):
+                from harness.cli import doctor_metal
+
+                return doctor_metal.run(args.target, programs, boot=not args.no_boot, as_json=args.json)
+            if args.target.startswith("trace:"):
+                raise UserError(f"{args.target} is a trace: it needs nothing but itself")
             from harness.cli import doctor_host
 
             return doctor_host.run(args.target, programs, boot=not args.no_boot, as_json=args.json)

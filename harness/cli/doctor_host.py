@@ -88,7 +88,11 @@ def _boot(report: Report, programs: machine.Programs) -> list[HostFinding]:
 
 def run(target: str, programs: machine.Programs, *, boot: bool, as_json: bool) -> int:
     """Prints what is found. The exit status."""
-    report = examine(target, programs, boot=boot)
+    return show(examine(target, programs, boot=boot), as_json=as_json)
+
+
+def show(report: Report, *, as_json: bool) -> int:
+    """Prints a report. The exit status."""
     if as_json:
         json.dump(as_object(report), sys.stdout, indent=1)
         print()

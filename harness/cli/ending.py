@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,33 +38,56 @@ def tell(
     """Compares with the run `before`, writes the reports, prints the summary (`brief`: a sentence), and gives the exit
     status.
     """
-    record = out / FILE_NAME
     if received is not None:
         for end in ended:
             note_interruption(end.folder / FILE_NAME, received)
     problem = _problem(ended)
+    record = out / FILE_NAME
     if problem is not None and problem[0] == EXIT_USAGE and received is None:
-        say(problem[1])
-        return EXIT_USAGE
-    status = EXIT_OK
+        if all(not_run(end) for end in ended):
+            say(problem[1])
+            return EXIT_USAGE
+        problem = None  # some were run: the others are MISS in the record, and were named
+    if raw and not record.exists():
+        return EXIT_OK
+    told = _Told()
     if record.exists() and record.stat().st_size:
-        status = _report(out, brief=brief, before=before)
+        told = _report(out, brief=brief, before=before)
+    status = _status(record, ended, received, problem, told.status)
+    if not brief:
+        from reports.brief import last_line
+
+        print(last_line(told.summary, told.against, status), flush=True)
+    return status
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the reports said."""
+
+    status: int = EXIT_OK
+    summary: Summary | None = None
+    against: Comparison | None = None
+
+
+def _status(
+    record: Path, ended: Sequence[Ended], received: int | None, problem: tuple[int, str] | None, reported: int
+) -> int:
+    """The exit status; says what the reports do not."""
     if received is not None:
         return interrupted_status(received)
     if problem is not None:
-        problem_status, text = problem
+        status, text = problem
         say(text)
-        return problem_status
-    if raw and not record.exists():
-        return EXIT_OK
-    if not record.exists() or (status == EXIT_OK and any(end.status for end in ended)):
+        return status
+    if not record.exists() or (reported == EXIT_OK and any(end.status for end in ended)):
         worst = next((end for end in ended if end.status), ended[0])
         say(
             f"{worst.target}: pytest ended with status {worst.status}, but the record says nothing of it: "
             f"{worst.folder / LOG_NAME}"
         )
         return EXIT_HARNESS
-    return status
+    return reported
 
 
 def interrupted_status(received: int) -> int:
@@ -70,7 +95,7 @@ def interrupted_status(received: int) -> int:
     return EXIT_INTERRUPTED if received == signal.SIGINT else EXIT_TERMINATED
 
 
-def _report(out: Path, *, brief: bool, before: Path | None) -> int:
+def _report(out: Path, *, brief: bool, before: Path | None) -> _Told:
     """Compares, renders and prints; the exit status is the record's, or 1 where the comparison shows a regression."""
     from reports import render_all
     from reports.compare import compare_text, verdict_of
@@ -78,6 +103,7 @@ def _report(out: Path, *, brief: bool, before: Path | None) -> int:
 
     record, html = out / FILE_NAME, out / "index.html"
     status = EXIT_OK
+    written = True
     found: Comparison | None = None
     if before is not None:
         try:
@@ -87,21 +113,34 @@ def _report(out: Path, *, brief: bool, before: Path | None) -> int:
             status = EXIT_HARNESS
     try:
         summary: Summary = render_all(out).summary
-    except OSError as error:  # a full disk, mostly: what is known is printed all the same
-        say(f"the report cannot be written: {error}")
-        summary, status = summarise(load(record)), EXIT_HARNESS
+    except OSError as error:  # what is known is printed all the same
+        full = f"the disk is full ({out}): what came after that is not in the record, and there is no report"
+        say(full if error.errno == errno.ENOSPC else f"the report cannot be written: {error}")
+        summary, status, written = summarise(load(record)), EXIT_HARNESS, False
     if brief:
-        print(f"{summary.sentence}. Report: {short(html)}", flush=True)
+        print(f"{summary.sentence}. Report: {short(html) if written else 'none'}", flush=True)
         if found is not None:
             print(verdict_of(found), flush=True)
     else:
         print_summary(summary, file=sys.stdout, width=None if sys.stdout.isatty() else LOG_WIDTH)
         if found is not None:
             print(compare_text(found), flush=True)
-        print(f"Report: {short(html)} (junit.xml and the record, {record.name}, are in the same folder)", flush=True)
+        where = f"Report: {short(html)} (there, too: junit.xml, summary.json, and the record, {record.name})"
+        print(where if written else f"No report. The record: {short(record)}; ./nsvm render {short(out)}", flush=True)
     if found is not None:
         status = worst_status([status, status_of(found)])
-    return worst_status([summary.exit_status, status])
+    return _Told(worst_status([summary.exit_status, status]), summary, found)
+
+
+def not_run(end: Ended) -> str:
+    """Why a target was not run at all, in one line; "" where it was, or where a signal ended it."""
+    if end.status == PYTEST_USAGE:
+        return f"pytest: {_said(end.folder, ': error: ', 'ERROR')}"
+    if end.status == PYTEST_NO_TESTS and not _has_results(end.folder):
+        return "no test was chosen: nothing matches the paths and -k given"
+    if end.status == PYTEST_INTERRUPTED and (why := _never_started(end.folder)):
+        return why
+    return ""
 
 
 def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:
@@ -110,10 +149,8 @@ def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:
         log = end.folder / LOG_NAME
         if end.complaint:
             return EXIT_HARNESS, f"{end.target}: {end.complaint}; its output: {log}"
-        if end.status == PYTEST_USAGE:
-            return EXIT_USAGE, f"{end.target}: pytest: {_said(end.folder, ': error: ', 'ERROR')}"
-        if end.status == PYTEST_NO_TESTS and not _has_results(end.folder):
-            return EXIT_USAGE, f"{end.target}: no test was chosen: nothing matches the paths and -k given"
+        if why := not_run(end):
+            return EXIT_USAGE, f"{end.target}: {why}"
         if end.status == PYTEST_INTERNAL:
             return EXIT_HARNESS, f"{end.target}: pytest: {_said(end.folder, 'INTERNALERROR')} (all of it: {log})"
         if end.status == PYTEST_INTERRUPTED and (why := _why_interrupted(end.folder)):
@@ -121,6 +158,18 @@ def _problem(ended: Sequence[Ended]) -> tuple[int, str] | None:
         if end.status < 0:
             return EXIT_HARNESS, f"{end.target}: pytest was killed by {signal.Signals(-end.status).name}"
     return None
+
+
+def _never_started(folder: Path) -> str:
+    """The last reason why a target never booted: it was tried as often as there is sense in; "" if it did boot."""
+    try:
+        run = load(folder / FILE_NAME)
+    except OSError:
+        return ""
+    tried = [event.detail for event in run.events if event.what == "missing"]
+    if not tried or any(event.what == "boot" for event in run.events) or any(info.booted for info in run.targets):
+        return ""
+    return tried[-1] + (f" (tried {len(tried)} times)" if len(tried) > 1 else "")
 
 
 def _has_results(folder: Path) -> bool:

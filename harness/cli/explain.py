@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from harness.cli import explain_field
 from harness.cli.collected import collected
 from harness.cli.console import EXIT_OK, UserError
-from harness.cli.explain_pages import clause_page, function_of, test_page
+from harness.cli.explain_pages import clause_page, test_page
+from harness.cli.one_test import function_of, is_named
 from harness.cli.paths import ROOT
 from harness.judge.clauses import Clause, ClauseError, load_clauses
 from harness.names import near
@@ -78,13 +79,6 @@ def pages(name: str, clauses: dict[str, Clause]) -> list[str]:
 def _clause_pages(stated: Iterable[Clause]) -> list[str]:
     tests = collected()
     return [clause_page(one, [test["test"] for test in tests if one.id in test["clauses"]]) for one in stated]
-
-
-def is_named(test: str, name: str) -> bool:
-    """Whether a person who says `name` may mean this test: the node id or an end of it, with or without parameters."""
-    name = name.removeprefix("./")
-    function = function_of(test)
-    return name in (test, function, test.rpartition("::")[2], function.rpartition("::")[2], test.partition("::")[0])
 
 
 def _counts(tests: list[dict[str, list[str]]]) -> Callable[[str], int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.coverage import heading, newest_machines
+from harness.cli.one_test import function_of
 from harness.cli.paths import ROOT
 from harness.cli.run_folder import short
 from harness.cli.runs import age, newest
@@ -79,11 +80,6 @@ def wrapped(text: str, hang: int = 0, indent: int = 0) -> list[str]:
         )
         found.append("")
     return found[:-1]
-
-
-def function_of(test: str) -> str:
-    """A node id without its parameters."""
-    return test.partition("[")[0]
 
 
 def _tests_lines(clause: Clause, tests: Sequence[str]) -> list[str]:

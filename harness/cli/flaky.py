@@ -74,9 +74,12 @@ def repeat(plan: Plan, out: Path, signals: Signals, times: int) -> int:
     _write(out, comparison, known)
     _print(comparison)
     print(f"Report: {short(out / PAGE)} ({REPEAT_NAME} is next to it; each run has a folder of its own)", flush=True)
-    if signals.received:
-        return interrupted_status(signals.received)
-    return EXIT_NEW if comparison.flaky else worst_status(statuses)
+    status = interrupted_status(signals.received) if signals.received else worst_status(statuses)
+    if comparison.flaky and not signals.received:
+        status = EXIT_NEW
+    why = f"{len(comparison.flaky)} flaky" if comparison.flaky else f"status {status}"
+    print(f"nsvm: FAILED {why}" if status else "nsvm: PASSED", flush=True)
+    return status
 
 
 def _runs(given: Sequence[str]) -> Mapping[str, Path]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.cli import ending, machine
+from harness.cli import ending, machine, several
 from harness.cli.host_run import recovery_s
 from harness.cli.merge import merge
 from harness.cli.pytest_process import SILENCE_S, Ended, PytestProcess
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME
+from harness.run.options import TYPED
 from harness.targets import file_name
 
 PYTHON = sys.executable
@@ -35,6 +37,10 @@ class Plan:
     rest: Sequence[str] = ()
     environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What the pytest of a target has besides our environment."""
+    typed: Sequence[str] = ()
+    """The user's own command, which the record keeps."""
+    fail_fast: bool = False
+    """Whether a target that cannot be run ends it all."""
     before: Path | None = None
     """The folder of the run to compare with."""
 
@@ -51,23 +57,25 @@ class Plan:
         return [*command, *self.rest]
 
     def carry_out(self, out: Path, signals: Signals, *, brief: bool = False) -> int:
-        """Runs them one after the other, tells of it, and gives the exit status."""
-        ended: list[Ended] = []
-        for name in self.names:
-            folder = out if len(self.names) == 1 else out / file_name(name)
+        """Runs them, tells of it, and gives the exit status."""
+        several_ = len(self.names) > 1
+
+        def run(name: str, meanwhile: bool) -> Ended:
+            folder = out / file_name(name) if several_ else out
             folder.mkdir(exist_ok=True)
             process = PytestProcess(
                 self.command(name, folder),
                 name,
                 folder,
                 raw=self.raw,
-                environment=self.environments.get(name, {}),
+                environment={**self.environments.get(name, {}), TYPED: shlex.join(self.typed)},
                 silence_s=SILENCE_S + recovery_s(name),
+                among_others=meanwhile,
             )
-            ended.append(process.run(signals))
-            if signals.received:
-                break
-        if len(self.names) > 1:
+            return process.run(signals)
+
+        ended = several.carry_out(self.names, run, signals, ending.not_run, fail_fast=self.fail_fast)
+        if several_:
             merge([out / file_name(name) / FILE_NAME for name in self.names], out / FILE_NAME)
         return ending.tell(out, ended, signals.received, brief=brief, raw=self.raw, before=self.before)
 

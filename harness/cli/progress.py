@@ -13,7 +13,7 @@ from harness.record import AFTER_OTHERS
 from harness.text import line
 
 LINE_EVERY_S = 10.0
-SHOWN_MAX = 40
+SHOWN_MAX = 12
 LINE_MAX = 600
 REASON_MAX = 160
 PART_MAX = 80
@@ -92,7 +92,8 @@ class Counts:
                 what = {"new": f"new {verdict}{' after others' * others}", "mended": "mended", "lost": verdict}[
                     self.tests[test]
                 ]
-                return line(f"{what:10} {test}: {str(record.get('reason', ''))[:REASON_MAX]}", LINE_MAX)
+                said = _mended(record) if what == "mended" else str(record.get("reason", ""))
+                return line(f"{what:10} {test}: {said[:REASON_MAX]}", LINE_MAX)
         return None
 
     def number(self, state: str) -> int:
@@ -109,6 +110,17 @@ class Counts:
 
 def _texts(value: object) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _mended(record: dict[str, Any]) -> str:
+    """The clauses that are mended; the reason may speak of what else deviates in that test."""
+    checks = record.get("checks")
+    mended = [each for each in checks if isinstance(each, dict) and each.get("news") == "mended"] if checks else []
+    return ", ".join(str(each.get("clause", "")) for each in mended) or str(record.get("reason", ""))
+
+
+def _more(shown: int) -> str:
+    return f"  and {shown - SHOWN_MAX} more: the report has them all"
 
 
 class Display(Protocol):
@@ -135,10 +147,11 @@ class Silent:
 
 
 class Lines:
-    """For logs: a line every few seconds, and one for each thing that is new."""
+    """For logs: a line every few seconds, and one for each thing that is new. `whose`: what such a line begins with."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, whose: str = "") -> None:
         self._stream = stream
+        self._whose = whose
         self._started = self._last = time.monotonic()
         self._shown = 0
         self._counts: Counts | None = None
@@ -151,11 +164,11 @@ class Lines:
     def line(self, text: str) -> None:
         self._shown += 1
         if self._shown <= SHOWN_MAX:
-            print(f"  {text}", file=self._stream, flush=True)
-        elif self._shown == SHOWN_MAX + 1:
-            print("  ... more of these; the report has them all", file=self._stream, flush=True)
+            print(f"  {self._whose}{text}", file=self._stream, flush=True)
 
     def close(self) -> None:
+        if self._shown > SHOWN_MAX:
+            print(_more(self._shown), file=self._stream, flush=True)
         if self._counts is not None and self._counts.tests:
             self._print(self._counts)
 
@@ -205,4 +218,6 @@ class Bar:
             self._progress.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
+        if self._shown > SHOWN_MAX:
+            self._progress.console.print(_more(self._shown), markup=False, highlight=False)
         self._progress.stop()

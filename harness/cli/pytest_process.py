@@ -53,6 +53,7 @@ class PytestProcess:
         raw: bool,
         environment: Mapping[str, str] | None = None,
         silence_s: float = SILENCE_S,
+        among_others: bool = False,
     ) -> None:
         self._command = command
         self._target = target
@@ -60,6 +61,7 @@ class PytestProcess:
         self._raw = raw
         self._more = environment or {}
         self._silence_s = silence_s
+        self._among_others = among_others
         self._head = bytearray()
         self._heard = time.monotonic()
 
@@ -81,7 +83,10 @@ class PytestProcess:
             reader.start()
         counts = Counts(self._target)
         tail = Tail(self._folder / FILE_NAME)
-        display: Display = Silent() if self._raw else Bar() if sys.stderr.isatty() else Lines(sys.stderr)
+        if self._among_others:
+            display: Display = Lines(sys.stderr, f"{self._target}: ")
+        else:
+            display = Silent() if self._raw else Bar() if sys.stderr.isatty() else Lines(sys.stderr)
         complaint = ""
         try:
             while True:

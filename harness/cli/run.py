@@ -9,13 +9,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from harness.cli import flaky, machine, run_folder
+from harness.cli import flaky, machine, run_folder, several
 from harness.cli.compare import find_before
 from harness.cli.console import UserError
+from harness.cli.defaults import read_defaults
 from harness.cli.host_run import password_for
+from harness.cli.paths import ROOT
 from harness.cli.plan import Plan
 from harness.cli.signals import Signals
+from harness.judge.expected import ExpectError, policy_of
 from harness.run.options import DIGITS_MAX, OptionError, RunOptions, add_options
 
 DEFAULT_TARGET = "qemu-tcg"
@@ -41,7 +45,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"where to run (default: {DEFAULT_TARGET}); may be repeated",
+        help=f"where to run (default: {DEFAULT_TARGET}); may be repeated: hosts are run at once",
+    )
+    parser.add_argument(
+        "--fail-fast", action="store_true", help="with several targets: end at the first one that cannot be run"
     )
     parser.add_argument(
         "--out", metavar="DIR", help="the run folder (default: runs/TIME-TARGET, and runs/latest points to it)"
@@ -67,7 +74,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the suites; see `add` for the exit status."""
-    names = machine.check_targets(args.target or [DEFAULT_TARGET])
+    defaults = read_defaults()
+    args.policy = args.policy or defaults.policy
+    args.workers = defaults.n if args.workers is None else args.workers
+    names = machine.check_targets(args.target or defaults.target or [DEFAULT_TARGET])
     programs = machine.programs_of(args)
     plan = Plan(
         names=names,
@@ -75,18 +85,25 @@ def run(args: argparse.Namespace) -> int:
         options=[*_options(args, programs, names).words(), *(["-k", args.keyword] if args.keyword is not None else [])],
         workers=_number("-n", args.workers, WORKERS_MAX, "workers, each runs a machine of its own", least=0),
         rest=args.rest,
+        typed=args.typed,
+        fail_fast=args.fail_fast,
     )
     repeat = _number("--repeat", args.repeat, REPEAT_MAX, "times, to have something to compare", least=2)
+    if plan.raw and len(several.lanes(names)) > 1:
+        raise UserError("several hosts at once cannot share the terminal with pytest: name one target")
     if repeat is not None and plan.raw:
         raise UserError("--repeat cannot leave the terminal to pytest: say it without -s, --pdb and the like")
     plan = replace(plan, before=None if args.against is None else find_before(args.against, names))
-    out = run_folder.choose(args.out, names)
+    out = run_folder.choose(args.out, names, defaults.out)
     machine.prepare(names, programs, may_install=not args.no_install)
     # Before the run's own handling of Ctrl-C: at a prompt that must end the command.
     plan = replace(plan, environments={name: password_for(name) for name in names})
     out = run_folder.make(out, ours=args.out is None)
     with Signals() as signals:
-        return plan.carry_out(out, signals) if repeat is None else flaky.repeat(plan, out, signals, repeat)
+        status = plan.carry_out(out, signals) if repeat is None else flaky.repeat(plan, out, signals, repeat)
+    if args.out is None and run_folder.judged_something(out):
+        run_folder.point_latest(out)
+    return status
 
 
 def _options(args: argparse.Namespace, programs: machine.Programs, names: list[str]) -> RunOptions:
@@ -99,8 +116,23 @@ def _options(args: argparse.Namespace, programs: machine.Programs, names: list[s
         raise UserError(f"--baseline {given.baseline}: no such file")
     if given.fault is not None:
         check_fault(given.fault, names)
+    if both := set(given.without) & set(given.expect):
+        raise UserError(f"--expect and --without both name {', '.join(sorted(both))}")
     baseline = None if given.baseline is None else given.baseline.absolute()
-    return replace(given, qemu=programs.qemu, bochs=programs.bochs, baseline=baseline)
+    policy = _policy(given.policy)
+    return replace(given, qemu=programs.qemu, bochs=programs.bochs, baseline=baseline, policy=policy)
+
+
+def _policy(name: str | None) -> str | None:
+    """The policy's name, or its file's path from wherever pytest is started. Raises UserError."""
+    if name is None:
+        return None
+    given = str(Path(name).absolute()) if name.endswith(".toml") else name
+    try:
+        policy_of(given, ROOT / "policies")
+    except ExpectError as error:
+        raise UserError(f"--policy: {error}") from None
+    return given
 
 
 def check_fault(name: str, targets: Sequence[str]) -> None:

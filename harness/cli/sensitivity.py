@@ -68,8 +68,8 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 
 def run(args: argparse.Namespace) -> int:
     """Records if need be, then judges."""
-    from harness.sensitivity.replay import AnswersError
     from harness.sensitivity.sensitivity import WorkerDied, judge
+    from harness.trace.answers import AnswersError
 
     if args.processes < 1:
         raise UserError("-n: at least 1")

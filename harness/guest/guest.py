@@ -101,6 +101,11 @@ class Guest:
         """The guest's code bytes."""
         return self.assembled.code
 
+    @property
+    def images(self) -> tuple[bytes, bytes | None]:
+        """The VMCB as the next run has it, and as the last exit left it (None before the first run)."""
+        return bytes(self.vmcb.data), self._live
+
     def write(self, addr: int, data: bytes) -> None:
         """Memory to be written by the next run, once."""
         self._write_once(memory(addr, data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,20 @@ class Tally:
     failed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A scenario that a test ran. Of a guest's VMRUN: the guest, its VMCB at VMRUN, and as the exit before left it."""
+
+    scenario: Scenario
+    guest: Guest | None = None
+    vmcb: bytes = b""
+    left: bytes | None = None
+
+
+ASKED_MAX = 64
+"""So many scenarios of a test are remembered, the last ones."""
+
+
 @dataclass
 class SecondCpu:
     """A list of steps on the second CPU; `answers` is there once the `with` block has ended."""
@@ -43,6 +58,9 @@ class SecondCpu:
 class L1:
     """What a test does with L1. One is made for each test; `reset` makes it as new for a second try."""
 
+    after_others = False
+    """Whether what comes now is known to show after other tests of a boot only: so it was recorded."""
+
     def __init__(
         self, session: Session, assembler: Assembler, tallies: dict[str, Tally], deadline_s: float | None = None
     ) -> None:
@@ -50,6 +68,7 @@ class L1:
         self._assembler = assembler
         self._tallies = tallies
         self._deadline_s = deadline_s
+        self.tries = 0  # how often it was reset
         self.reset()
 
     def reset(self, *, watchdog_us: int = 0) -> None:
@@ -64,12 +83,15 @@ class L1:
         self.guests: list[Guest] = []
         self.last_exit: Exit | None = None
         self.digests: list[str] = []
+        self.asked: deque[Asked] = deque(maxlen=ASKED_MAX)
         self.vmruns = 0
         self.second_cpu_runs = False
         self.undrained = False  # a VMRUN left interrupts pending, or GIF clear
         self.watchdog_us = watchdog_us
         self.watchdog_exits: list[str] = []  # of guests that the executor's own watchdog ended
         self._room = Room()
+        self.settled: list[tuple[str, str, str]] = []  # what comparisons with any of several values came to
+        self.tries += 1
 
     # What L1 sees
 
@@ -317,6 +339,7 @@ class L1:
         if pending:
             scenario = Scenario([*pending, *scenario.items])
         self.digests.append(scenario.digest())
+        self.asked.append(Asked(scenario) if guest is None else Asked(scenario, guest, *guest.images))
         return self.session.run(scenario, deadline_s or self._deadline_s)[len(pending) :]
 
     def host_at_vmrun(self, answer: VmrunAnswer, cpu: int = 0) -> Callable[[], dict[str, int]]:
@@ -335,6 +358,7 @@ class L1:
             except ExecutorRefused:
                 raise LookupError("L1's state is kept of the last 64 VMRUNs; ask for it earlier") from None
             self.digests.pop()  # it is no scenario of the test's own
+            self.asked.pop()
             return steps.decode_host_state(records[0])
 
         return ask

@@ -37,8 +37,8 @@ def read_lab(path: Path) -> dict[str, HostSpec]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise LabError(f"{path} is no TOML: {error}") from None
     for key in content:
-        if key not in ("host", "defaults"):
-            raise LabError(f"{path}: {key!r} is no key; there are [host.NAME] and [defaults]")
+        if key not in ("host", "defaults", "metal"):  # harness/metal/spec.py reads those
+            raise LabError(f"{path}: {key!r} is no key; there are [host.NAME], [metal.NAME] and [defaults]")
     defaults, hosts = _table(path, "defaults", content), _table(path, "host", content)
     try:
         return {

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from harness.judge.expect import Match
+from harness.judge.expect import ANY_OF, Match
 from harness.judge.noting import listening
 
 HARNESS = str(Path(__file__).resolve().parents[1])
@@ -134,6 +134,12 @@ class Comparisons:
                 return _statement(frame.f_code.co_filename, line)[0]
         return None
 
+    def settled(self) -> list[tuple[str, str, str]]:
+        """Of the comparisons that were asked and held, the rows with any of several values: row, allowed, what came."""
+        held = {id(asking.match): asking.match for asking in self._asked if asking.held}
+        rows = (row for match in held.values() for row in match.rows if row.ok and row.expected.startswith(ANY_OF))
+        return list(dict.fromkeys((row.name, row.expected, row.got) for row in rows))
+
     def _made_needless(self, chain: Sequence[tuple[FrameType, int]]) -> bool:
         """Whether the comparison was made for an assert that asked another one: for `or`, or for any()."""
         for frame, line in chain:
@@ -159,6 +165,29 @@ def surely_asserts(function: Any) -> bool:
         if isinstance(node, ast.FunctionDef) and _begins(node) == code.co_firstlineno:
             return _asserts_first(node.body) is True
     return False
+
+
+def alternatives(frame: FrameType | None) -> Place | None:
+    """The statement that asked a comparison in `frame`, if it does not simply assert it: it may be one of several that
+    would do, or the contrary is asserted, or nothing is. None of a plain assert.
+    """
+    while frame is not None and frame.f_code.co_filename.startswith(HARNESS):
+        frame = frame.f_back
+    if frame is None:
+        return Place("?", 0)
+    place, _ = _statement(frame.f_code.co_filename, frame.f_lineno)
+    try:
+        parsed = ast.parse(place.source).body
+    except SyntaxError:  # the head of an `if` or a loop
+        return place
+    if not parsed or not isinstance(parsed[0], ast.Assert):
+        return place
+    for node in ast.walk(parsed[0].test):
+        if isinstance(node, ast.Or | ast.Not | ast.IfExp | ast.NotEq | ast.Is | ast.Eq):
+            return place
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "any":
+            return place
+    return None
 
 
 def _begins(node: ast.FunctionDef) -> int:

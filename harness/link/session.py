@@ -7,7 +7,7 @@ which says what kind of loss it was and carries the evidence. The next request b
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.link.link import Hello, Link, LinkClosed, LinkError, LinkGarbage, LinkRefused, LinkReset, LinkTimeout
@@ -16,6 +16,7 @@ from harness.record import Verdict
 from harness.scenario import places, steps
 from harness.scenario.scenario import Item, Scenario, Templates, compile_items
 from harness.scenario.steps import MalformedAnswer, Record, Status, Step, TableKind
+from harness.svm.events import vector_name
 
 DEADLINE_S = 10.0
 ROUND_TRIPS = 200  # and this many round trips, for consoles that are slow
@@ -74,11 +75,19 @@ class Session:
     """Boots and reboots one target. `on_event(what, detail)` hears of boots and losses."""
 
     def __init__(
-        self, target: Target, *, use_lane: bool = True, on_event: Callable[[str, str], None] | None = None
+        self,
+        target: Target,
+        *,
+        use_lane: bool = True,
+        on_event: Callable[[str, str], None] | None = None,
+        ask_msrs: Sequence[int] = (),
     ) -> None:
         self.target = target
         self.boots = 0
         self.test = ""  # whose scenarios are run
+        self.msrs: dict[int, str] = {}
+        """What the first boot read of `ask_msrs`: 16 hexadecimal digits, or the fault (`#GP[0]`)."""
+        self._ask_msrs = ask_msrs
         self._use_lane = use_lane
         self._on_event = on_event or (lambda _what, _detail: None)
         self._boot: Boot | None = None
@@ -186,7 +195,10 @@ class Session:
     def _prepare(self, boot: Boot) -> None:
         """A boot that ends over what every boot begins with is a failed start: no test has asked it anything."""
         try:
-            self._send(boot, _prelude(), self.deadline_s)
+            self._send(boot, prelude(), self.deadline_s)
+            if self._ask_msrs and not self.msrs:
+                read = self._send(boot, [steps.rdmsr(number) for number in self._ask_msrs], self.deadline_s)
+                self.msrs = {number: _read(record) for number, record in zip(self._ask_msrs, read, strict=True)}
         except TargetLost as lost:
             raise self._unusable(lost) from lost
 
@@ -231,7 +243,14 @@ class Session:
         self.target.stop()
 
 
-def _prelude() -> list[Step]:
+def _read(record: Record) -> str:
+    value, fault = steps.decode_msr(record)
+    if fault is None:
+        return f"{value or 0:016X}"
+    return vector_name(fault.vector) + ("" if fault.error is None else f"[{fault.error:X}]")
+
+
+def prelude() -> list[Step]:
     """What every boot begins with: the permission maps and page tables that scenarios take for granted."""
     return [
         steps.mem_fill(places.IOPM, 0x3000, 0),

@@ -148,6 +148,13 @@ class Imageless(Protocol):
     needs_executor: bool
 
 
+@runtime_checkable
+class CpusFixed(Protocol):
+    """A target whose machine has the CPUs that it has, whatever a boot asks for."""
+
+    cpus_fixed: bool
+
+
 def release(target: Target) -> None:
     """Ends a target for good, with all that it holds beyond its boots."""
     if isinstance(target, Held):

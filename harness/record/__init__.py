@@ -29,6 +29,8 @@ from harness.record.kinds import (
     Row,
     RunStart,
     Scope,
+    SetField,
+    Setup,
     TargetInfo,
     Universal,
 )
@@ -66,6 +68,8 @@ __all__ = [
     "Run",
     "RunStart",
     "Scope",
+    "SetField",
+    "Setup",
     "TargetInfo",
     "Universal",
     "Verdict",

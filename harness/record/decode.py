@@ -24,6 +24,8 @@ from harness.record.kinds import (
     Row,
     RunStart,
     Scope,
+    SetField,
+    Setup,
     TargetInfo,
     Universal,
 )
@@ -47,7 +49,7 @@ def _run_start(s: Source) -> RunStart:
             dirty=nsvm.flag("dirty"),
         ),
         python=s.text("python"),
-        host=HostInfo(os=host.text("os"), cpu=host.text("cpu")),
+        host=HostInfo(os=host.text("os"), cpu=host.text("cpu"), name=host.text("name")),
         shuffle=s.whole("shuffle") if s.has("shuffle") else None,
     )
 
@@ -87,6 +89,7 @@ def _target_info(s: Source) -> TargetInfo:
         cpuid=tuple(rows),
         edx=s.whole("edx"),
         boots=s.whole("boots"),
+        msrs={str(k): str(v) for k, v in msrs.items()} if isinstance(msrs := s.raw("msrs"), dict) else {},
     )
 
 
@@ -133,10 +136,28 @@ def _evidence(s: Source) -> Evidence:
             CodeLine(addr=c.text("addr"), bytes=c.text("bytes"), text=c.text("text"), mark=c.text("mark"))
             for c in s.subs("code")
         ),
+        setup=_setup(s.sub("setup")),
         frames=s.texts("frames"),
         log=s.text("log"),
         l0_log=s.text("l0_log"),
     )
+
+
+def _setup(s: Source | None) -> Setup | None:
+    if s is None:
+        return None
+    return Setup(
+        good=s.text("good"),
+        fields=_set_fields(s, "fields"),
+        intercepts=s.texts("intercepts"),
+        later=_set_fields(s, "later"),
+        steps=s.texts("steps"),
+        vmcb_after=s.text("vmcb_after"),
+    )
+
+
+def _set_fields(s: Source, key: str) -> tuple[SetField, ...]:
+    return tuple(SetField(f.text("name"), f.text("good"), f.text("now"), f.text("bits")) for f in s.subs(key))
 
 
 def _result(s: Source) -> Result:
@@ -166,6 +187,7 @@ def _result(s: Source) -> Result:
             how=fresh.text("how"),
         ),
         rerun=s.text("rerun"),
+        line=s.whole("line"),
     )
 
 

@@ -27,6 +27,7 @@ class HostInfo:
 
     os: str = ""
     cpu: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,8 @@ class TargetInfo:
     cpuid: Sequence[CpuidRow] = ()
     edx: int = 0
     boots: int = 0
+    msrs: Mapping[str, str] = field(default_factory=dict)
+    """What L1 read of the MSRs that the run wanted to be there: 16 hexadecimal digits, or the fault: `#GP[0]`."""
 
     @property
     def booted(self) -> bool:
@@ -138,6 +141,57 @@ class CodeLine:
     mark: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SetField:
+    """A VMCB field that a test set: its name and offset, what the known-good VMCB has, what was set, bits by name."""
+
+    name: str
+    good: str = ""
+    now: str = ""
+    bits: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What a test set. `good` names the known-good VMCB (`long64, nested paging`) from which `fields` and `intercepts`
+    (`+cpuid`) differ; `later` is what L1 changed between the last exit but one and the last VMRUN. `steps` are
+    L1's, in words. `vmcb_after` is the VMCB after the last exit, see harness/record/packed.py; "" if there was none.
+    """
+
+    good: str = ""
+    fields: Sequence[SetField] = ()
+    intercepts: Sequence[str] = ()
+    later: Sequence[SetField] = ()
+    steps: Sequence[str] = ()
+    vmcb_after: str = ""
+
+    def words(self, steps_max: int = 12) -> list[str]:
+        """It in lines for a reader, with at most so many of L1's steps, the last ones."""
+        lines = []
+        if self.good:
+            lines.append(f"VMCB, as it differs from the known-good one ({self.good}):")
+            lines += _in_columns(self.fields)
+            lines += [f"  intercepts {' '.join(self.intercepts)}"] if self.intercepts else []
+            if not self.fields and not self.intercepts:
+                lines.append("  not at all")
+        if self.later:
+            lines += ["L1 changed before the last VMRUN, since the exit before it:", *_in_columns(self.later)]
+        if self.steps and steps_max > 0:
+            left_out = max(0, len(self.steps) - steps_max)
+            lines.append(f"L1's steps{f', without the first {left_out} lines' if left_out else ''}:")
+            lines += [f"  {step}" for step in self.steps[left_out:]]
+        return lines
+
+
+def _in_columns(fields: Sequence[SetField]) -> list[str]:
+    width = max((len(each.name) for each in fields), default=0)
+    lines = []
+    for each in fields:
+        was = f" (was {each.good})" if each.good else ""
+        lines.append(f"  {each.name:<{width}}  {each.now}{was}{f'  {each.bits}' if each.bits else ''}")
+    return lines
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
     """What a reader needs to believe a verdict. `at` and `source` are the assert that failed: file and line, and the
@@ -150,6 +204,7 @@ class Evidence:
     source: str = ""
     rows: Sequence[Row] = ()
     code: Sequence[CodeLine] = ()
+    setup: Setup | None = None
     frames: Sequence[str] = ()
     log: str = ""
     l0_log: str = ""
@@ -209,6 +264,8 @@ class Result:
     evidence: Sequence[Evidence] = ()
     fresh: Fresh | None = None
     rerun: str = ""
+    line: int = 0
+    """Where the test begins in its file, from 1; 0 if that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -84,7 +84,9 @@ def read(path: str | os.PathLike[str], *, brief: bool = False) -> Iterator[Line 
                 yield from _decode(number, glued, brief)
             elif not whole:
                 yield Problem(
-                    number, f"the record ends in the middle of line {number}: its writer was killed", torn=True
+                    number,
+                    f"the record ends in the middle of line {number}: its writer was killed, or the disk was full",
+                    torn=True,
                 )
             else:
                 yield Problem(number, f"line {number} is not a record ({len(line)} bytes): it was torn or damaged")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,15 @@ def load(folder: Path = OURS) -> Recipe:
 
 
 def _key(folder: Path, content: Mapping[str, Any], features: tuple[Feature, ...], known: tuple[Fault, ...]) -> str:
-    """A hash of all that makes the program what it is, but QEMU's own version, which stands in the build's record."""
-    whole = hashlib.sha256(repr((ENGINE, content, features, generate.files(features, known))).encode())
+    """A hash of all that makes the program what it is, but QEMU's own version, which stands in the build's record.
+
+    What an edit is for (`what`, `clauses`) is not compiled and does not count.
+    """
+    bare = [
+        replace(feature, what="", edits=tuple(replace(edit, what="", clauses=()) for edit in feature.edits))
+        for feature in features
+    ]
+    whole = hashlib.sha256(repr((ENGINE, content, bare, generate.files(features, known))).encode())
     for path in sorted(folder.glob("src/*.[ch]")):
         whole.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return whole.hexdigest()[:KEY_LENGTH]

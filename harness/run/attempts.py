@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -42,7 +43,8 @@ class Attempts:
         Where that one deviates too, its verdict counts. Where it does not, the deviation is one after others.
         """
         first, was_fresh = self._attempt()
-        verdicts = self._judge(first)
+        tries = self._l1.tries
+        verdicts = self._judge(first, after_others=self._l1.after_others)
         if not needs_fresh_boot(verdicts):
             return self._decided(first, verdicts, Fresh())
         l0_log = self._l0_evidence()
@@ -67,7 +69,9 @@ class Attempts:
         )
         if overall(verdicts)[1] == "new":
             fresh = self._search(first, fresh, history)
-        return self._decided(first, verdicts, fresh, l0_log, evidence)
+        decided = self._decided(first, verdicts, fresh, l0_log, evidence)
+        decided.standing = tries
+        return decided
 
     def _judge(self, attempt: Attempt, *, after_others: bool = False) -> list[ClauseVerdict]:
         baseline = self._worker.baseline
@@ -125,6 +129,7 @@ class Attempts:
             worker.session.test = self._item.nodeid
         except TargetLost as lost:
             return of_lost(lost, l1), True
+        counted = copy.deepcopy(worker.tallies)
         l1.reset(watchdog_us=watchdog_us)
         watched = worker.target if isinstance(worker.target, Watched) else None
         if watched is not None:
@@ -143,6 +148,10 @@ class Attempts:
             worker.session.running.dirty = str(dirties.args[0]) if dirties.args else "the test leaves state behind"
         if attempt.verdict in ("FAIL", "PASS") and l1.universal:
             attempt = replace(attempt, universal=dict(l1.universal))
+        if attempt.verdict in ("SKIP", "ERROR", "MISS"):
+            # Its result says nothing of its VMRUNs, so that what they came to is not counted.
+            worker.tallies.clear()
+            worker.tallies.update(counted)
         return attempt, was_fresh
 
     def _prepare_boot(self, *, wants_own: bool) -> bool:
@@ -180,6 +189,7 @@ class Attempts:
                 return Attempt("ERROR", str(error), error=error)
             except Exception as error:
                 return Attempt("ERROR", f"{type(error).__name__}: {one_line(error)}", error=error)
+        self._l1.settled = comparisons.settled()
         wrong = self._checks_nothing(comparisons)
         return Attempt("ERROR", wrong) if wrong else Attempt("PASS")
 

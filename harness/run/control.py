@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,15 +20,17 @@ from typing import Any
 
 import pytest
 
+from harness.home import ROOT
 from harness.judge.baseline import Baseline
 from harness.judge.clauses import load_clauses
 from harness.judge.offers import Offers
 from harness.record import ClauseInfo, End, HostInfo, Interrupted, NsvmInfo, Result, RunStart, Scope, Writer, load
 from harness.run.collection import result_of
-from harness.run.ending import mended_everywhere, offered_otherwise
+from harness.run.ending import expected_otherwise, mended_everywhere, offered_otherwise
+from harness.run.options import TYPED
 from harness.run.refused import USAGE
 from harness.run.scope import chosen_by, is_whole, stops_early
-from harness.run.worker import ROOT, Settings
+from harness.run.worker import Settings
 from harness.summary import Summary, summarise
 from harness.version import VERSION
 
@@ -46,6 +50,7 @@ class Control:
         self._settings = settings
         self._baseline = baseline
         self._offers = offers
+        self._policy = settings.policy_of()
         self._whole = is_whole(config, settings)
         self._chosen_by = chosen_by(config)
         self._writer = Writer(settings.out / "run.jsonl")
@@ -61,10 +66,10 @@ class Control:
             RunStart(
                 run_id=uuid.uuid4().hex[:12],
                 started=datetime.now(UTC).isoformat(timespec="seconds"),
-                argv=sys.argv,
+                argv=shlex.split(os.environ.get(TYPED, "")) or sys.argv,
                 nsvm=NsvmInfo(version=VERSION, **_commit()),
                 python=platform.python_version(),
-                host=HostInfo(os=platform.platform(), cpu=_cpu()),
+                host=HostInfo(os=platform.platform(), cpu=_cpu(), name=platform.node()),
                 shuffle=settings.shuffle,
             )
         )
@@ -181,6 +186,8 @@ class Control:
         if self._offers is not None:
             for record in offered_otherwise(self._offers, run, self._settings.target, self._settings):
                 self._writer.write(record)
+        for record in expected_otherwise(self._settings.expect, self._policy, run, self._settings.target):
+            self._writer.write(record)
         if self._whole and not self.interrupted and not self._not_collected:
             for result in mended_everywhere(self._baseline, run, self._settings.target):
                 self._writer.write(result)

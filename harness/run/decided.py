@@ -9,7 +9,7 @@ import pytest
 from harness.guest.l1 import L1
 from harness.judge.verdict import DEVIATES, Attempt, ClauseVerdict, overall
 from harness.record import BaselineRef, Check, Evidence, Fresh, News, Result, Verdict
-from harness.run.evidence import failure_text, gather, rows_of
+from harness.run.evidence import failure_text, gather, rows_of, without_steps
 from harness.run.worker import Worker
 
 RERUN_MAX = 8
@@ -44,6 +44,10 @@ class Decided:
         self._evidence: list[Evidence] = (
             gather(attempt, l1, worker.settings.root, l0_log) if deviates and evidence is None else evidence or []
         )
+        if self.news == "known":
+            self._evidence = [without_steps(each) for each in self._evidence]
+        self.standing = l1.tries
+        """The attempt on which the verdict stands, as the L1 counts them."""
         self._rerun = worker.rerun(test, fresh.after if len(fresh.after) <= RERUN_MAX else ())
 
     def result(self, duration_s: float) -> Result:

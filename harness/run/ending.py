@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.judge.baseline import Baseline
+from harness.judge.expected import ExpectError, complaint, of_policy, of_words
 from harness.judge.offers import Offers, differences
+from harness.judge.policy import Policy
 from harness.judge.verdict import DEVIATES
-from harness.record import LOST_VERDICTS, BaselineRef, Check, ClauseInfo, Result, Run
+from harness.record import LOST_VERDICTS, BaselineRef, Check, ClauseInfo, News, Result, Run, Verdict
 from harness.run.options import RunOptions
 from harness.summary import OF_BASELINE
+from harness.summary.machine import cpuid_of
 
 
 def offered_otherwise(offers: Offers, run: Run, target: str, options: RunOptions) -> Iterator[ClauseInfo | Result]:
@@ -41,6 +44,36 @@ def offered_otherwise(offers: Offers, run: Run, target: str, options: RunOptions
                 reason=found.reason,
                 checks=[check],
             )
+
+
+def expected_otherwise(
+    words: Sequence[str], policy: Policy | None, run: Run, target: str
+) -> Iterator[ClauseInfo | Result]:
+    """A result, with a clause of its own, for each thing that `--expect` and `--policy` want: PASS, or a new deviation.
+
+    A target whose workers saw several machines passes only where all of them have it. Nothing where it never booted.
+    """
+    booted = [info for info in run.targets if info.target == target and info.booted]
+    told: set[str] = set()
+    for info in booted[:1]:
+        wants = of_words(words)
+        try:
+            wants += of_policy(policy, cpuid_of(info)) if policy else ()
+        except ExpectError as error:
+            yield Result(test="policies/", target=target, verdict="ERROR", reason=str(error))
+        for want in wants:
+            wrong = next((text for each in booted if (text := complaint(want, cpuid_of(each), each.msrs))), "")
+            clause = want.clause
+            if clause not in told:
+                yield ClauseInfo(id=clause, bit=want.bit, statement=want.statement, apm=want.apm, trust=[want.by])
+            told.add(clause)
+            verdict: Verdict = "FAIL" if wrong else "PASS"
+            news: News = "new" if wrong else "ok"
+            check = Check(clause=clause, verdict=verdict, news=news, summary=wrong)
+            yield Result(
+                test=want.test, target=target, verdict=verdict, news=news, clauses=[clause], reason=wrong,
+                checks=[check],
+            )  # fmt: skip
 
 
 def mended_everywhere(baseline: Baseline, run: Run, target: str) -> Iterator[Result]:

@@ -7,19 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
-
-from harness.guest.guest import BITS, Guest
+from harness.anatomy.code import disassemble
+from harness.anatomy.setup import gather as gather_setup
 from harness.guest.l1 import L1
 from harness.judge import expect
 from harness.judge.clauses import Clause
-from harness.judge.exit import Exit
-from harness.judge.expect import hexadecimal
 from harness.judge.verdict import Attempt, ClauseVerdict
-from harness.record import AFTER_OTHERS, CodeLine, Evidence, Fresh, Row
+from harness.record import AFTER_OTHERS, Evidence, Fresh, Row
 from harness.text import visible
 
-CODE_LINES_MAX = 40
 L0_LINES = 8  # of the beginning and of the end of what L0 said, on a terminal
 
 
@@ -32,44 +28,39 @@ def gather(attempt: Attempt, l1: L1, root: Path, l0_log: str = "") -> list[Evide
     code = disassemble(l1.guests[-1], l1.last_exit) if l1.guests else []
     title = attempt.mismatch.title if attempt.mismatch is not None else attempt.reason
     rows = rows_of(attempt.mismatch.rows) if attempt.mismatch is not None else []
+    setup = gather_setup(l1)
     if attempt.verdict != "PASS":
         at, source = (attempt.place.below(root), attempt.place.source) if attempt.place else ("", "")
         gathered.append(
-            Evidence(title=title, at=at, source=source, rows=rows, code=code, frames=attempt.frames, log=attempt.log)
+            Evidence(
+                title=title,
+                at=at,
+                source=source,
+                rows=rows,
+                code=code,
+                setup=setup,
+                frames=attempt.frames,
+                log=attempt.log,
+            )
         )
     for match in attempt.universal.values():
-        gathered.append(Evidence(title=match.title, rows=rows_of(match.rows), code=[] if gathered else code))
+        shown = (code, setup) if not gathered else ([], None)
+        gathered.append(Evidence(title=match.title, rows=rows_of(match.rows), code=shown[0], setup=shown[1]))
     if gathered and l0_log:
         gathered[0] = replace(gathered[0], l0_log=l0_log)
     return gathered
 
 
+def without_steps(evidence: Evidence) -> Evidence:
+    """The evidence of a known deviation, of which a run may have thousands: what was set, and not how."""
+    if evidence.setup is None:
+        return evidence
+    return replace(evidence, setup=replace(evidence.setup, steps=(), vmcb_after=""))
+
+
 def rows_of(rows: Sequence[expect.Row]) -> list[Row]:
     """Rows of a comparison as the run record keeps them."""
     return [Row(name=row.name, expected=row.expected, got=row.got, meaning=row.meaning, ok=row.ok) for row in rows]
-
-
-def disassemble(guest: Guest, exit: Exit | None) -> list[CodeLine]:
-    """The guest's code, with labels and the place where RIP stood at the exit marked."""
-    bits = BITS[guest.mode]
-    start = 0 if bits == 16 else guest.code_base
-    names: dict[int, list[str]] = {}
-    for name, address in guest.assembled.labels.items():
-        names.setdefault(address, []).append(name)
-    formatter = Formatter(FormatterSyntax.INTEL)
-    decoder = Decoder(bits, guest.code, ip=start)
-    lines = []
-    for instruction in decoder:
-        at = instruction.ip
-        marks = [f"{name}:" for name in sorted(names.get(at, []))]
-        if exit is not None and exit.rip == at:
-            marks.append("saved RIP")
-        data = guest.code[at - start : at - start + instruction.len]
-        text = formatter.format(instruction)
-        lines.append(CodeLine(addr=hexadecimal(at, 8), bytes=data.hex(" "), text=text, mark=" ".join(marks)))
-        if len(lines) == CODE_LINES_MAX:
-            break
-    return lines
 
 
 def failure_text(
@@ -102,6 +93,8 @@ def failure_text(
             mark = "  ok " if row.ok else "  NOT"
             meaning = f"   {row.meaning}" if row.meaning else ""
             lines.append(f"{mark} {row.name:<{width}}  expected {row.expected}  got {row.got}{meaning}")
+        if item.setup is not None:
+            lines += [f"  {line}" for line in item.setup.words()]
         if item.code:
             lines.append("  L2 code:")
             lines += [f"    {line.addr}  {line.bytes:<24} {line.text:<36} {line.mark}".rstrip() for line in item.code]

@@ -10,10 +10,13 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from harness.judge import expected
 from harness.machine import feature_mask
 
 BAUD_MAX = 1 << 32
 DIGITS_MAX = 12
+TYPED = "NSVM_TYPED"
+"""In the environment of a run's pytest: the command that the user typed."""
 
 
 class OptionError(Exception):
@@ -72,6 +75,13 @@ def _bits(text: str) -> tuple[str, ...]:
         raise OptionError(f"--without: {error}") from None
 
 
+def _expected(text: str) -> tuple[str, ...]:
+    try:
+        return expected.parse(text)
+    except expected.ExpectError as error:
+        raise OptionError(f"--expect {error}") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What a run was asked for, besides its target and its folder."""
@@ -99,6 +109,22 @@ class RunOptions:
         metavar="BITS",
         target="without",
         told=True,
+    )
+    expect: tuple[str, ...] = option(
+        "--expect",
+        "what L1 must be offered, besides what the baseline says: NP,NRIPS,NASID=16,VM_CR (bits of Fn8000_000A EDX, "
+        "how many ASIDs at least, SVM MSRs that can be read); what is missing is a deviation of its own",
+        parse=_expected,
+        default=(),
+        metavar="LIST",
+        again=False,
+    )
+    policy: str | None = option(
+        "--policy",
+        "a policy (./nsvm policy lists them) or a file that ends in .toml: bits of Fn8000_000A EDX that L1 must be "
+        "offered, and that it must not",
+        metavar="NAME",
+        again=False,
     )
     fault: str | None = option(
         "--fault",

@@ -10,21 +10,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.guest.l1 import Tally
+from harness.home import ROOT, build_of, state_of
 from harness.judge.baseline import Baseline
 from harness.judge.clauses import Clause, load_clauses
+from harness.judge.expected import MSRS, policy_of
 from harness.judge.offers import Offers, offers_at
+from harness.judge.policy import Policy
 from harness.link.hello import Hello
 from harness.link.session import Session
-from harness.machine.base import Claimable, Imageless, Target, TargetError, TargetOptions, Tried, release
+from harness.machine.base import Claimable, CpusFixed, Imageless, Target, TargetError, TargetOptions, Tried, release
 from harness.machine.leftovers import WorkFolder
 from harness.record import Event, TargetInfo, Universal, Writer
 from harness.run.aftermath import Aftermath
 from harness.run.options import RunOptions
 from harness.scenario.asm import Assembler
+from harness.svm.msr import MSR
 from harness.targets import create
+from harness.targets.replay import Replay
+from harness.trace.replaying import TraceSession
 
-ROOT = Path(__file__).resolve().parents[2]
-EXECUTOR = ROOT / "guest_payloads" / "executor" / "build"
+EXECUTOR = build_of("executor")
 
 
 class SetupError(Exception):
@@ -48,6 +53,10 @@ class Settings(RunOptions):
     def offers_of(self, target: Target) -> Offers | None:
         """The bits that the target must offer at its version, if its baselines say. Raises BaselineError."""
         return offers_at(self._baseline_files(target), target.version_tuple)
+
+    def policy_of(self) -> Policy | None:
+        """What `--policy` names. Raises ExpectError."""
+        return None if self.policy is None else policy_of(self.policy, self.root / "policies")
 
     def _baseline_files(self, target: Target) -> list[Path]:
         return [self.baseline] if self.baseline else [self.root / "baselines" / f"{n}.toml" for n in target.baselines]
@@ -75,7 +84,7 @@ class Worker:
     def __init__(self, settings: Settings, make_target: Callable[[int], Target] | None = None) -> None:
         self.settings = settings
         self.clauses: dict[str, Clause] = load_clauses(settings.root / "suites")
-        self.assembler = Assembler(settings.root / ".nsvm" / "cache" / "asm")
+        self.assembler = Assembler(state_of(settings.root) / "cache" / "asm")
         self.aftermath = Aftermath()
         self.tallies: dict[str, Tally] = {}
         self.writer = Writer(settings.out / "run.jsonl")
@@ -95,7 +104,7 @@ class Worker:
 
     def use_cpus(self, cpus: int) -> None:
         """Sees to it that the target has that many CPUs: the next boot is another machine where it has not."""
-        if cpus == self._cpus:
+        if cpus == self._cpus or (isinstance(self.target, CpusFixed) and self.target.cpus_fixed):
             return
         self.session.restart(f"a machine with {cpus} CPUs is needed")
         self._boots_before += self.session.boots
@@ -132,6 +141,7 @@ class Worker:
                 cpuid=leaves,
                 edx=0 if hello is None else hello.cpuid.svm_bits,
                 boots=self._boots_before + self.session.boots,
+                msrs={MSR(number).name: read for number, read in self.session.msrs.items()},
             )
         )
 
@@ -162,7 +172,14 @@ class Worker:
         return self._last_hello
 
     def _session(self) -> Session:
-        return Session(self.target, use_lane=self.settings.lane != "serial", on_event=self.event)
+        if isinstance(self.target, Replay):
+            return TraceSession(self.target, self.target.trace)
+        return Session(
+            self.target,
+            use_lane=self.settings.lane != "serial",
+            on_event=self.event,
+            ask_msrs=[int(MSRS[word][0]) for word in self.settings.expect if word in MSRS],
+        )
 
     def event(self, what: str, detail: str) -> None:
         """Writes down something that befell the target, or a test's second try."""
@@ -191,7 +208,7 @@ def check_setup(settings: Settings) -> Target:
         raise SetupError(str(error)) from None
     needs_executor = target.needs_executor if isinstance(target, Imageless) else True
     if needs_executor and not (EXECUTOR / "executor.elf").exists():
-        raise SetupError(f"the executor is not built: run `make -C {EXECUTOR.parent}` (./nsvm run does)")
+        raise SetupError("the executor is not built: run `make -C guest_payloads/executor` (./nsvm run does)")
     if missing:
         named = "; ".join(f"{i.what} (package {i.package}: {i.why})" if i.package else i.what for i in missing)
         raise SetupError(f"target {settings.target} cannot start here: {named}")

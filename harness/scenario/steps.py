@@ -276,6 +276,18 @@ def encode_list(steps: list[Step]) -> bytes:
     return b"".join(step.encode(tag) for tag, step in enumerate(steps))
 
 
+def split_steps(data: bytes) -> list[Step]:
+    """The steps of an encoded list; raises ValueError or struct.error for what is none."""
+    found: list[Step] = []
+    at = 0
+    while at < len(data):
+        op, flags, _, size = RECORD.unpack_from(data, at)
+        at += RECORD.size
+        found.append(Step(Op(op), data[at : at + size], flags))
+        at += size
+    return found
+
+
 def split_records(data: bytes) -> list[Record]:
     """Cuts an answer into its records; raises MalformedAnswer."""
     records: list[Record] = []

@@ -43,13 +43,13 @@ from harness.scenario.steps import (
     decode_window,
     split_records,
 )
-from harness.sensitivity.replay import Calls, Lost
 from harness.svm.events import EVENT_VALID
 from harness.svm.exit_writes import SAVED_STATE
 from harness.svm.exits import KNOWN_CODES, VMEXIT
 from harness.svm.fields import FIELDS, SAVE_AREA, VMLOAD_FIELDS
 from harness.svm.templates import OUTPUT_PATTERN, OUTPUT_RANGES
 from harness.svm.vmcb import WHOLE_FIELDS, Vmcb, field
+from harness.trace.answers import Calls, Lost
 
 ALL_ONES = (1 << 64) - 1
 WORDS_MAX = 40  # words of one width that are altered in one record of memory

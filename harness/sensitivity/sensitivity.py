@@ -25,14 +25,15 @@ from typing import TypeVar
 
 import pytest
 
+from harness.home import state_of
 from harness.judge.clauses import load_clauses
 from harness.run import rehearsal
 from harness.scenario.asm import Assembler
 from harness.sensitivity.asserts import Assert, Lines, asserts_of, by_line, callees
 from harness.sensitivity.lies import UNIVERSAL_LIES
-from harness.sensitivity.replay import AnswersError, Recorded, read_answers
 from harness.sensitivity.report import ANOTHER_CPUID, DEVIATES, IDLE, NEVER, NOT_REPLAYED, Report, as_json, render
 from harness.sensitivity.trial import SKIPPED, UNREPLAYABLE, Place, Trial, TrialResult
+from harness.trace.answers import AnswersError, Recorded, read_answers
 
 TRIES_MAX = 12  # tests that are asked first for what nothing has failed yet
 CHUNK = 4  # jobs that a process takes at once
@@ -89,7 +90,7 @@ class Trials:
     def __init__(self, root: Path, processes: int) -> None:
         self._root = root
         self._processes = processes
-        self._assembler = Assembler(root / ".nsvm" / "cache" / "asm")
+        self._assembler = Assembler(state_of(root) / "cache" / "asm")
         self._clauses = load_clauses(root / "suites")
         self._items = collect(root)
         self._asserts = asserts_of(root)
@@ -233,7 +234,7 @@ def judge(
 
     `why` says of tests that have no answers what came of them instead.
     """
-    recordings = [recorded for path in paths for recorded in read_answers(path)]
+    recordings = [recorded for path in paths for recorded in read_answers(path) if recorded.accepted]
     if not recordings:
         raise AnswersError(f"{', '.join(map(str, paths))}: no answers; record them with pytest --nsvm-answers")
     report = Trials(root, max(1, processes)).run(recordings, full=full, why=why)

@@ -23,7 +23,9 @@ from harness.scenario.asm import Assembler
 from harness.scenario.scenario import Scenario
 from harness.sensitivity.asserts import Assert, Lines
 from harness.sensitivity.lies import Lie, lies_of, raised_by
-from harness.sensitivity.replay import AnswersError, Calls, OutOfAnswers, Recorded, ReplayL1, ReplaySession
+from harness.sensitivity.replay import ReplayL1
+from harness.trace.answers import AnswersError, Calls, Recorded
+from harness.trace.replaying import OutOfAnswers, ReplaySession
 
 REPLAY_MAX_S = 5.0  # a test that loops for ever under a lie
 # Lies of one name that are told to a test which has shown already that it notices: some have hundreds of exits.

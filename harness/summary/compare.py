@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from harness.record import BAD_VERDICTS, LOST_VERDICTS, Run
 from harness.summary.comparison import Cell, Change, Comparison, Kind, TargetComparison
 from harness.summary.machine import machine_facts
-from harness.summary.outcome import OF_BASELINE, Judged, Outcome, outcomes_of
+from harness.summary.outcome import OF_NO_TEST, Judged, Outcome, outcomes_of
 from harness.summary.scope import part
 from harness.svm.features import SVM_BITS
 
@@ -48,7 +48,7 @@ def _compare(
     before: Run, now: Run, names: tuple[str, str], outcomes: tuple[Sequence[Outcome], Sequence[Outcome]]
 ) -> TargetComparison:
     first, second = (
-        {o.test: o for o in each if o.target == name and not o.test.startswith(OF_BASELINE)}
+        {o.test: o for o in each if o.target == name and not o.test.startswith(OF_NO_TEST)}
         for each, name in zip(outcomes, names, strict=True)
     )
     parts = [

@@ -9,7 +9,7 @@ from harness.summary.bits import ClauseSummary, bit_cell, bit_rows, offered_to, 
 from harness.summary.category import CATEGORIES, Tally, UniversalTally
 from harness.summary.contradictions import cross_check
 from harness.summary.machine import machines_of
-from harness.summary.outcome import NO_CLAUSE, OF_BASELINE, Outcome, outcomes_of
+from harness.summary.outcome import NO_CLAUSE, OF_NO_TEST, Outcome, outcomes_of
 from harness.summary.scope import part, short
 from harness.summary.whole import Deviation, Summary, TargetSummary
 
@@ -84,7 +84,7 @@ def _target(run: Run, name: str, outcomes: list[Outcome], unfinished: bool) -> T
         touched[outcome.category].update(j.clause for j in outcome.judged if j.category == outcome.category)
     by_category = {c: len(ids) for c, ids in touched.items()}
     scope = run.scopes.get(name)
-    ran = sum(1 for o in outcomes if o.target == name and not o.test.startswith(OF_BASELINE))
+    ran = sum(1 for o in outcomes if o.target == name and not o.test.startswith(OF_NO_TEST))
     return TargetSummary(
         name, machines_of(run, name), tally, counts, by_category, unfinished, part(scope, ran), short(scope, ran)
     )

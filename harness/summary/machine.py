@@ -34,9 +34,14 @@ class Machine:
     """(worker, command line), one for each that differs."""
 
 
+def cpuid_of(info: TargetInfo) -> Cpuid:
+    """CPUID as the record holds it."""
+    return Cpuid({(leaf, sub): (a, b, c, d) for leaf, sub, a, b, c, d in info.cpuid})
+
+
 def machine_facts(info: TargetInfo) -> dict[str, str]:
     """What CPUID says of the machine, as text by title. What was not recorded is left out."""
-    cpuid = Cpuid({(leaf, sub): (a, b, c, d) for leaf, sub, a, b, c, d in info.cpuid})
+    cpuid = cpuid_of(info)
     facts: dict[str, str] = {}
     for name, title, leaf in _FACTS:
         if (leaf, 0) in cpuid:

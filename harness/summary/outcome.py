@@ -10,6 +10,8 @@ from harness.summary.category import Category, category, severity
 NO_CLAUSE = "(no clause)"
 OF_BASELINE = "baselines/"
 """How the name of a result begins that is of no test: a whole run has not shown what the baseline says."""
+OF_NO_TEST = (OF_BASELINE, "policies/", "expected::")
+"""How the names of all results begin that are of no test: `--policy` and `--expect` have theirs, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The targets there are, by name. A new one is a file here and a line in `_FACTORIES` (docs/writing-a-target.md).
 
 Hosts are not listed: `host:NAME` is one of the lab file, `ssh://user@host?l0=kvm` says where it is, `sim:NAME` is a
-simulated one.
+simulated one, `metal:NAME` a bare machine of the lab file. `trace:PATH` is no machine: a trace answers as the one did
+that it was recorded on.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ Factory = Callable[[TargetOptions], Target]
 
 _FACTORIES: dict[str, Factory] = {QemuTcg.name: QemuTcg, Bochs.name: Bochs}
 _BUILT: dict[str, Factory] = {Reference.name: Reference}
-PREFIXES = ("host:", "ssh://", "sim:")
-FORMS = ("host:NAME", "ssh://USER@HOST?l0=kvm", "sim:NAME")
+PREFIXES = ("host:", "ssh://", "sim:", "metal:", "trace:")
+FORMS = ("host:NAME", "ssh://USER@HOST?l0=kvm", "sim:NAME", "metal:NAME")
 
 
 def names() -> tuple[str, ...]:
@@ -55,6 +56,14 @@ def create(name: str, options: TargetOptions) -> Target:
         from harness.targets.sim_host import SimHost
 
         return SimHost(name, options)
+    if name.startswith("metal:"):
+        from harness.targets.metal import Metal
+
+        return Metal(name, options)
+    if name.startswith("trace:"):
+        from harness.targets.replay import Replay
+
+        return Replay(name, options)
     if name.startswith(PREFIXES):
         return _host(name, options)
     raise KeyError(f"no target named {name!r}; there are {', '.join((*_FACTORIES, *_BUILT, *FORMS))}")

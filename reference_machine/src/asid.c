@@ -212,8 +212,8 @@ void helper_nsvm_invlpga(CPUX86State *env, target_ulong address)
 {
     uint32_t asid = nsvm_fault_invlpga_asid(env, env->regs[R_ECX]);
 
-    if (nsvm_fault(NSVM_FAULT_ASID_INVLPGA_OF_PAGE_0)) {
-        address = 0;
+    if (nsvm_fault(NSVM_FAULT_ASID_INVLPGA_OF_NEXT_PAGE)) {
+        address += TARGET_PAGE_SIZE;
     }
     if (!nsvm_asids_are_kept(env)) {
         tlb_flush_page(env_cpu(env), address);

@@ -9,6 +9,7 @@
 #define MSR_VM_CR 0xc0010114
 #define MSR_IGNNE 0xc0010115
 #define MSR_SVM_KEY 0xc0010118
+#define MSR_AVIC_DOORBELL 0xc001011b
 
 #define VM_CR_DEFINED 0x1fULL
 #define VM_CR_LOCKED (NSVM_VM_CR_LOCK | NSVM_VM_CR_SVMDIS)
@@ -18,12 +19,12 @@ static bool has_svm_lock(CPUX86State *env)
     return env->features[FEAT_SVM] & CPUID_SVM_SVMLOCK;
 }
 
-/* MSRs that neither QEMU nor a permission map knows. */
-static bool is_outside_all_ranges(uint32_t msr)
+/* MSRs that neither QEMU nor a permission map knows, and the doorbell of AVIC, which this CPU never has. */
+static bool is_not_there(uint32_t msr)
 {
     uint32_t range = msr & ~0x1fff;
 
-    return range != 0 && range != 0xc0000000 && range != 0xc0010000;
+    return msr == MSR_AVIC_DOORBELL || (range != 0 && range != 0xc0000000 && range != 0xc0010000);
 }
 
 static bool efer_is_illegal(CPUX86State *env, uint64_t value)
@@ -91,7 +92,7 @@ bool nsvm_svml_wrmsr(CPUX86State *env, uint32_t msr, uint64_t value, uintptr_t r
     } else if (msr == MSR_PAT) {
         legal = !nsvm_pat_is_illegal(value);
         done = false;
-    } else if (is_outside_all_ranges(msr)) {
+    } else if (is_not_there(msr)) {
         legal = false;
     } else if (!cpu_has_svm(env)) {
         return false;
@@ -118,7 +119,7 @@ bool nsvm_svml_rdmsr(CPUX86State *env, uint32_t msr, uintptr_t retaddr)
     if (!nsvm_on(env)) {
         return false;
     }
-    if (is_outside_all_ranges(msr)) {
+    if (is_not_there(msr)) {
         raise_exception_err_ra(env, EXCP0D_GPF, 0, retaddr);
     }
     if (!cpu_has_svm(env)) {

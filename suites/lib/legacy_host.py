@@ -73,3 +73,53 @@ up:
     mov rsp, [rip + saved_rsp]
     lidt [rip + saved_idtr]
 """
+
+
+def paged(*, before_vmrun: str = "", after_vmrun: str = "") -> str:
+    """VMRUN of the VMCB at EBX in 32-bit paged mode, with CR3=R8 and CR4 changed by R9 (and) and R10 (or).
+
+    EDI and ESI are 0 at VMRUN; the 32-bit code around it may keep there what it sees.
+    """
+    before = """
+    mov [rip + new_cr3], r8
+    mov rax, cr3
+    mov [rip + saved_cr3], rax
+    mov rax, cr4
+    mov [rip + saved_cr4], rax
+    and rax, r9
+    or rax, r10
+    mov [rip + new_cr4], rax
+    """
+    inside = f"""
+    mov ecx, 0xC0000080
+    rdmsr
+    and eax, 0xFFFFFEFF
+    wrmsr
+    mov eax, [new_cr4]
+    mov cr4, eax
+    mov eax, [new_cr3]
+    mov cr3, eax
+    mov edi, 0
+    mov esi, 0
+    mov eax, cr0
+    or eax, 0x80000000
+    mov cr0, eax
+    jmp paged
+paged:
+    {before_vmrun}
+    mov eax, ebx
+    vmrun
+    {after_vmrun}
+    """
+    after = """
+    mov eax, [saved_cr4]
+    mov cr4, eax
+    mov eax, [saved_cr3]
+    mov cr3, eax
+    mov ecx, 0xC0000080
+    rdmsr
+    or eax, 0x100
+    wrmsr
+    """
+    data = "".join(f"{name}: .quad 0\n" for name in ("saved_cr3", "saved_cr4", "new_cr3", "new_cr4"))
+    return down_and_up(inside, before=before, after=after, data=data)

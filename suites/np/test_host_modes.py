@@ -11,62 +11,12 @@ import pytest
 from harness import VMEXIT, clause
 from harness.scenario.steps import TABLE_SIZES, TableKind, tables
 from harness.svm import npf_info
-from suites.lib.legacy_host import down_and_up
+from suites.lib.legacy_host import paged
 from suites.lib.nested_maps import OPEN, PS
 
-# 32-bit paged mode with CR3=R8 and CR4 changed by R9 (and) and R10 (or), and there VMRUN of the VMCB at EBX. EDI and
-# ESI are CR0 and CR4 right after #VMEXIT.
-VMRUN_PAGED = down_and_up(
-    before="""
-    mov [rip + new_cr3], r8
-    mov rax, cr3
-    mov [rip + saved_cr3], rax
-    mov rax, cr4
-    mov [rip + saved_cr4], rax
-    and rax, r9
-    or rax, r10
-    mov [rip + new_cr4], rax
-    """,
-    inside="""
-    mov ecx, 0xC0000080
-    rdmsr
-    and eax, 0xFFFFFEFF
-    wrmsr
-    mov eax, [new_cr4]
-    mov cr4, eax
-    mov eax, [new_cr3]
-    mov cr3, eax
-    mov edi, 0
-    mov esi, 0
-    mov eax, cr0
-    or eax, 0x80000000
-    mov cr0, eax
-    jmp paged
-paged:
-    mov eax, ebx
-    vmrun
-    mov edi, cr0
-    mov esi, cr4
-    """,
-    after="""
-    mov eax, [saved_cr4]
-    mov cr4, eax
-    mov eax, [saved_cr3]
-    mov cr3, eax
-    mov ecx, 0xC0000080
-    rdmsr
-    or eax, 0x100
-    wrmsr
-    """,
-    data="""
-saved_cr3: .quad 0
-saved_cr4: .quad 0
-new_cr3: .quad 0
-new_cr4: .quad 0
-    """,
-)
-
 GPA, TARGET, OFFSET = 0x140_0000, 0x100_0000, 0x1_2345  # 4 MiB blocks of the arena
+# EDI and ESI are CR0 and CR4 right after #VMEXIT.
+PAGED = paged(after_vmrun="mov edi, cr0\nmov esi, cr4")
 HOSTS = {"pae": (TableKind.PAE, 0x20, 0x20), "two_levels": (TableKind.LEGACY, 0x30, 0x10)}
 
 
@@ -92,7 +42,7 @@ def test_nested_tables_of_a_32_bit_l1(l1, host, mapped):
     l1.write(guest.vmcb_pa, bytes(image.data))
     mask = 0xFFFF_FFFF_FFFF_FFFF & ~changed
 
-    result = l1.code(VMRUN_PAGED, {"rbx": guest.vmcb_pa, "r8": own, "r9": mask, "r10": wanted})
+    result = l1.code(PAGED, {"rbx": guest.vmcb_pa, "r8": own, "r9": mask, "r10": wanted})
     field = {name: int.from_bytes(l1.read(guest.vmcb_pa + at, 8), "little") for name, at in FIELDS.items()}
 
     assert result.returned

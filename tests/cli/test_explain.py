@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import explain_field, explain_pages, runs
-from harness.cli.explain import is_named
+from harness.cli.one_test import is_named
 from harness.command import main
 from harness.judge.clauses import load_clauses
 from harness.judge.trust import TRUST

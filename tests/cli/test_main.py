@@ -10,7 +10,7 @@ import pytest
 from harness import command as command_module
 from harness.cli import new
 from harness.command import main
-from harness.version import VERSION
+from harness.version import VERSION, commit_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["frobnicate"], "there is no command 'frobnicate'; ./nsvm --help lists them"),
+        (["comapre"], "there is no command 'comapre'; did you mean compare?"),
+        (["run", "--fresh-bot", "always"], "; did you mean --fresh-boot?"),
         (["run", "--bogus"], "nsvm run does not know --bogus"),
         (["run", "--targ", "bochs"], "nsvm run does not know --targ"),
         (["run", "--target", "vax"], "no target is called 'vax'; there are "),
@@ -35,6 +37,11 @@ ROOT = Path(__file__).resolve().parents[2]
         (["run", "--repeat", "2", "--", "--pdb"], "--repeat cannot leave the terminal to pytest"),
         (["run", "--baud", "fast"], "--baud fast: not a number of baud"),
         (["run", "--without", "NRIPS,Warp"], "no bit of Fn8000_000A EDX is called 'Warp'; there are NP, LbrVirt"),
+        (["run", "--expect", "NRIP"], "--expect 'NRIP' is no bit of Fn8000_000A EDX"),
+        (["run", "--expect", "NASID"], "say how many ASIDs there must be at least, as in NASID=16"),
+        (["run", "--expect", "NP", "--without", "NP"], "--expect and --without both name NP"),
+        (["run", "--policy", "xen"], "--policy: no policy is called 'xen'"),
+        (["run", "--against", "nowhere"], "nowhere: holds no run.jsonl"),
         (["flaky", "nowhere"], "nowhere: holds no run.jsonl"),
         (["caps", "--target", "vax"], "no target is called 'vax'"),
         (["caps", "--", "-x"], "nothing may follow '--' for caps"),
@@ -89,12 +96,14 @@ def test_every_command_is_documented() -> None:
     assert [command for command in commands() if f"\n## nsvm {command}\n" not in page] == []
 
 
-def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_the_projects_and_names_the_commit(capsys: pytest.CaptureFixture[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    commit = commit_of(ROOT)
 
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"nsvm {project['version']}\n"
+    assert capsys.readouterr().out == f"nsvm {project['version']}{f' ({commit[:12]})' if commit else ''}\n"
     assert project["version"] == VERSION
+    assert commit_of(ROOT / "tests") == ""
 
 
 def test_an_error_nobody_foresaw_is_one_line_and_a_file(

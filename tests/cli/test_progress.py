@@ -53,7 +53,9 @@ def test_what_a_person_waits_for_is_told_at_once_and_the_rest_counted() -> None:
     assert counts.take(result("t::c", "SKIP", "skipped")) is None
     assert counts.take(result("t::d", "HANG", "new", "nothing came")) == "new HANG   t::d: nothing came"
     assert counts.take(result("t::e", "ERROR", "ok", "no code")) == "ERROR      t::e: no code"
-    assert counts.take(result("t::f", "PASS", "mended")) == "mended     t::f: "
+    neighbour = [{"clause": "core.exit.x", "news": "known"}, {"clause": "core.a", "news": "mended"}]
+    mended = result("t::f", "FAIL", "mended", "core.exit.x: got 1") | {"checks": neighbour}
+    assert counts.take(mended) == "mended     t::f: core.a"
     assert counts.take({"kind": "event", "what": "crash", "detail": "gone"}) is None
 
     assert len(counts.tests) == 6
@@ -78,6 +80,6 @@ def test_a_log_gets_a_line_for_each_new_thing_up_to_a_bound_and_one_at_the_end()
     lines.close()
 
     told = stream.getvalue().splitlines()
-    assert len(told) == 42
-    assert told[-2] == "  ... more of these; the report has them all"
+    assert len(told) == 14
+    assert told[-2] == "  and 88 more: the report has them all"
     assert told[-1].startswith("bochs: 1/3 tests, nothing new, ")

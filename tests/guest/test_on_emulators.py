@@ -233,3 +233,15 @@ def test_busy_second_cpu_uses_up_the_boot_and_the_blocks_failure_counts(l1, sess
 
     assert session.boot.dirty
     session.restart("used up")
+
+
+def test_flood_of_interrupts_does_not_hide_that_vmrun_faulted(l1):
+    """More events than the executor keeps for a step, all before VMRUN's own fault."""
+    guest = l1.guest("vmmcall")
+    for vector in range(0x40, 0x90):
+        guest.raise_interrupt(vector)
+
+    exit = guest.run(clgi=False, rax=1)
+
+    assert exit.vmrun_faults("#GP", 0)
+    assert len([event for event in exit.answer.events if event.phase is Phase.BEFORE_VMRUN]) >= 60

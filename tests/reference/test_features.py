@@ -170,7 +170,10 @@ def test_the_key_changes_with_what_goes_in_and_not_with_comments(folder: Path) -
     (folder / "qemu.toml").write_text((recipe.OURS / "qemu.toml").read_text())
     first = recipe.load(folder).key
 
-    (folder / "hooks/one.toml").write_text(f"# a comment\n{TOML}")
+    (folder / "hooks/one.toml").write_text(f"# a comment\n{TOML}clauses = ['core.x']\n".replace("a hook", "why it is"))
     assert recipe.load(folder).key == first
+    (folder / "hooks/one.toml").write_text(TOML.replace("ours();", "our();"))
+    assert recipe.load(folder).key != first
+    (folder / "hooks/one.toml").write_text(TOML)
     (folder / "src/one.c").write_text("int three;\n")
     assert recipe.load(folder).key != first

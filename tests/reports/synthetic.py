@@ -23,12 +23,16 @@ from harness.record import (
     Result,
     Row,
     RunStart,
+    SetField,
+    Setup,
     TargetInfo,
     Universal,
     Writer,
     load,
 )
+from harness.record.packed import pack
 from harness.summary import Summary, summarise
+from harness.svm import Vmcb
 
 HOSTILE = (
     "<script>alert('pwned')</script>",
@@ -43,6 +47,8 @@ HOSTILE = (
     "\U0001f600 ok \U000e0001tag\U000e0041",
     "wide " + "W" * 30_000,
 )
+
+VMCB = pack(bytes(Vmcb(fields={"exitcode": 0x81, "asid": 1, "intercept_misc2": 3}).data))
 
 
 def _read_clauses() -> list[tuple[str, ...]]:
@@ -112,6 +118,14 @@ def _evidence(rng: random.Random, clause: str, text: str) -> tuple[Evidence, ...
                     addr=f"{0x820000 + 3 * n:x}", bytes="0f 01 d9", text="vmmcall", mark="exit here" if n == 2 else ""
                 )
                 for n in range(6)
+            ),
+            setup=Setup(
+                good="long64, nested paging",
+                fields=(SetField("asid (058h)", "0000_0001h", "0000_0000h"), SetField(text, text, text, text)),
+                intercepts=("+cpuid", "-shutdown", text[:60]),
+                later=(SetField("cr0 (558h)", "8000_0031h", "8001_0031h", "+WP"),) if rng.random() < 0.3 else (),
+                steps=("EFER.SVME off and on again", "VMRUN, rAX 0080_0000h (IF=1)", text[:200]),
+                vmcb_after=rng.choice((VMCB, VMCB[:-20], text)),
             ),
             frames=tuple(f"-> {n:04} RUN 412 bytes {rng.randbytes(24).hex()}" for n in range(30)),
             log="\n".join(f"[{n:5}.0] (d1) {clause}: unexpected exit 0x{rng.randrange(1 << 16):x}" for n in range(60))

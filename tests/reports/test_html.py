@@ -183,13 +183,13 @@ def test_the_order_is_that_of_a_reader(pages: dict[str, str]) -> None:
     page = Page(pages["new"])
 
     order = [
-        "machines",
-        "bits",
         "new",
         "mended",
+        "lost",
+        "bits",
+        "machines",
         "known",
         "fresh",
-        "lost",
         "events",
         "universal",
         "clauses",
@@ -232,7 +232,7 @@ def test_each_deviation_has_its_place_linked_from_its_clause_and_back(tmp_path: 
     for deviation in summary.deviations:
         where = anchor("d", deviation.category, deviation.target, deviation.clause.info.id)
         clause = anchor("c", deviation.clause.info.id)
-        row = re.search(rf'<tr id="{re.escape(clause)}".*?\n</tr>', text, re.S)
+        row = re.search(rf'<tr class="find" id="{re.escape(clause)}".*?\n</tr>', text, re.S)
         assert row is not None and f'href="#{where}"' in row.group()
         card = re.search(
             rf'id="{re.escape(where)}".*?</(article|details)>\n(<article|<details class="card|</section)', text, re.S
@@ -260,7 +260,7 @@ def test_known_deviations_show_reason_and_reference_and_one_evidence(pages: dict
     text = pages["new"]
 
     card = text[text.index('id="d-known_qemu') if 'id="d-known_qemu' in text else text.index('id="d-known~qemu') :]
-    card = card[: card.index('<details class="card known"')]
+    card = card[: card.index('<details class="card known find"')]
     assert "CR4 is not checked against the reserved bits" in card
     assert card.count('class="evidence"') == 1
     assert "All 16 tests" in card
@@ -305,12 +305,43 @@ def test_an_interrupted_run_says_why(tmp_path: Path) -> None:
     assert '<span class="badge lost">interrupted</span>' in text and "nothing new" not in text
 
 
-def test_bits_without_clauses_are_said_to_be_so(pages: dict[str, str]) -> None:
+def test_bits_without_clauses_are_one_line_each_reason(pages: dict[str, str]) -> None:
     words = Page(pages["quiet"]).words
 
-    assert "31 EnhancedShutdownIntercept enhanced shutdown intercept no no clauses yet" in words
-    assert "28 SVME_ADDR_CHK VMCB address check change yes no clauses yet: offered, and nothing here judges it" in words
-    assert "9 reserved no reserved bit, nothing to ask" in words
+    assert "Offered, and nothing here judges them: 28 SVME_ADDR_CHK." in words
+    assert "31 EnhancedShutdownIntercept" in words[words.index("No clauses yet, and not offered: ") :]
+    assert "Reserved bits, nothing to ask: 9, 11, 14, 22" in words
+    assert "EnhancedShutdownIntercept enhanced shutdown intercept" not in words
+
+
+def test_the_tiles_lead_somewhere_and_are_red_where_something_is_new(pages: dict[str, str]) -> None:
+    tiles = pages["new"][pages["new"].index('<ul class="counts"') :]
+    tiles = tiles[: tiles.index("</ul>")]
+
+    assert re.search(r'<li class="new"><a href="#new"><b>\d+</b> new deviations', tiles)
+    assert re.search(r'<li class="lost"><a href="#lost"><b>2</b> without a verdict', tiles)
+    assert '<li class="quiet"><b>0</b> new deviations' in pages["quiet"]
+
+
+def test_one_search_goes_over_everything(pages: dict[str, str]) -> None:
+    page = Page(pages["new"])
+    found = [attrs for _, attrs in page.elements if "find" in attrs.get("class", "").split()]
+    kinds = Counter(attrs.get("data-kind", "") for attrs in found)
+
+    assert [attrs["id"] for attrs in page.all("input")] == ["filter-text", "print-all"]
+    assert all(kinds[kind] for kind in ("new", "mended", "known", "lost", "skipped", "passed", ""))
+
+
+def test_paper_has_the_short_view(pages: dict[str, str]) -> None:
+    page = Page(pages["new"])
+    long = {attrs["aria-labelledby"] for attrs in page.all("section") if attrs.get("class") == "long"}
+
+    assert long == {"machines", "known", "fresh", "events", "universal", "clauses", "skips", "reading"}
+    assert "Printed short" in page.words and "body:not(.print-all) .long" in pages["new"]
+
+
+def test_the_users_own_command_is_shown(tmp_path: Path) -> None:
+    assert "Command: ./nsvm run --target qemu-tcg" in Page(render_html(summary_of(tmp_path / "r.jsonl", Maker()))).words
 
 
 def test_several_targets_stand_side_by_side(pages: dict[str, str]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from junitparser import JUnitXml
 
-from harness.record import AFTER_OTHERS, Check, Fresh, Result, collect, load
+from harness.record import AFTER_OTHERS, Check, Fresh, Line, Result, collect, load
 from harness.summary import summarise
 from reports.junit import render_junit, split_test
 from tests.reports.synthetic import HOSTILE, Maker, interrupted, quiet, summary_of, write
@@ -51,6 +52,23 @@ def test_a_case_says_its_clause_and_its_news(tmp_path: Path) -> None:
     assert "exitcode: expected FFFFFFFF_FFFFFFFF" in body and "<-- exit here" in body and "again: ./nsvm run" in body
     known = root.find(".//testcase[@name='test_exitcode_is_64_bit']/properties/property[@name='baseline']")
     assert known is not None and "32 bits" in known.get("value", "")
+
+
+def test_a_failure_has_its_place_and_says_the_clause_with_its_section(tmp_path: Path) -> None:
+    def place(records: list[Line]) -> None:
+        at = next(n for n, r in enumerate(records) if isinstance(r, Result) and r.news == "new")
+        records[at] = replace(records[at], line=17)  # type: ignore[type-var]
+
+    root = _parse(render_junit(summary_of(tmp_path / "run.jsonl", Maker(), place)))
+
+    case = root.find(".//testcase[@name='test_field_is_not_written[case2]']")
+    assert case is not None and (case.get("file"), case.get("line")) == ("suites/nrips/test_off.py", "17")
+    failure = case.find("failure")
+    assert failure is not None
+    statement, _, reason = failure.get("message", "").partition(" -- ")
+    assert "(APM2 15." in statement and reason.startswith("0C8h was written")
+    assert statement in (failure.text or "")
+    assert all(suite.get("hostname") for suite in root.findall("testsuite"))
 
 
 def test_the_machine_is_in_the_properties(tmp_path: Path) -> None:

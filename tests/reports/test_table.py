@@ -25,7 +25,7 @@ def test_the_table_has_the_bits_that_have_clauses(tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if "NRIPS" in line)
     assert row.split() == ["3", "NRIPS", "no", "68", "18", "0", "0", "2", "0", "48", "0", "FAIL", "new"]
     assert "Offered, but no clauses yet: 28 SVME_ADDR_CHK" in text
-    assert "No clauses yet: 8 PmcVirt" in text.replace("\n", " ")
+    assert "clauses yet" not in text.replace("Offered, but no clauses yet", "")  # no line of bits that nobody has
 
 
 def test_tests_that_deviate_in_universal_checks_only_stand_apart(tmp_path: Path) -> None:

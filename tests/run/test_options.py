@@ -20,8 +20,9 @@ def typed(*words: str) -> RunOptions:
 
 WORDS = [
     "--fresh-boot", "always", "--qemu", "/a b", "--bochs", "/c", "--cpu", "max,+svm", "--without", "NRIPS,VmcbClean",
-    "--fault", "nrip-stale", "--baud", "9600", "--lane", "serial", "--shuffle", "7", "--dangerous",
-    "--baseline", "x.toml",
+    "--expect", "NP,NASID=16", "--policy", "xen-nested",
+    "--fault", "nrip-stale", "--baud", "9600", "--lane", "serial", "--shuffle", "7",
+    "--dangerous", "--baseline", "x.toml",
 ]  # fmt: skip
 
 

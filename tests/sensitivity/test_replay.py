@@ -39,20 +39,12 @@ from harness.scenario.steps import (
 from harness.sensitivity import trial
 from harness.sensitivity.asserts import Assert
 from harness.sensitivity.lies import UNIVERSAL_LIES, WORDS_MAX, fine_lies, lies_of, raised_by, record_lies
-from harness.sensitivity.replay import (
-    UNIVERSAL_CHECKS,
-    AnswersError,
-    Lost,
-    OutOfAnswers,
-    Recorded,
-    RecordingL1,
-    ReplaySession,
-    pack,
-    read_answers,
-)
+from harness.sensitivity.replay import UNIVERSAL_CHECKS
 from harness.sensitivity.report import ANOTHER_CPUID, DEVIATES, IDLE, NEVER, NOT_REPLAYED, Report, render
 from harness.sensitivity.trial import NOTHING, NOTICES, SEEN, SKIPPED, UNREPLAYABLE, Trial, TrialResult
 from harness.svm import Cpuid
+from harness.trace.answers import AnswersError, Lost, Recorded, RecordingL1, pack, read_answers
+from harness.trace.replaying import OutOfAnswers, ReplaySession
 from tests.run.test_plugin import ROOT, suite  # noqa: F401  # a fixture
 
 pytest_plugins = ["pytester"]
@@ -218,7 +210,7 @@ def answers_of(function, session):
     """What a recording keeps of that test."""
     l1 = RecordingL1(session, None, {})
     function(l1)
-    return Recorded("t", "fake", "PASS", "ok", pack(l1.hello, l1.calls))
+    return Recorded("t", "fake", "PASS", "ok", pack(l1.attempts[-1].hello, l1.attempts[-1].calls))
 
 
 def survives_the_loss(l1):

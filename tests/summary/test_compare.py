@@ -223,5 +223,6 @@ def test_the_page_and_junit_say_it_first(folders: tuple[str, str]) -> None:
 
     assert rendered.exit_status == 1
     page = (Path(two) / "index.html").read_text()
+    assert ", worse than before</span>" in page
     assert page.index('id="against"') < page.index('id="bits"') and "20 no longer asked" in page
     assert '<testcase classname="nsvm.run" name="not worse than one"' in (Path(two) / "junit.xml").read_text()
