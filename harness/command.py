@@ -58,6 +58,7 @@ COMMANDS = {
     "explain": "harness.cli",
     "show": "harness.cli",
     "export": "harness.cli",
+    "shell": "harness.cli",
     "image": "harness.cli",
     "trend": "harness.cli",
     "prune": "harness.cli",

@@ -1,0 +1,1 @@
+"""A live L1 at a prompt: set fields, run, see what changed."""
