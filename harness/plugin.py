@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from harness.export import capture
 from harness.guest.l1 import L1
 from harness.judge.baseline import BaselineError
 from harness.judge.clauses import ClauseError, load_clauses
 from harness.judge.expected import ExpectError
+from harness.judge.noting import overhearing
 from harness.machine.base import release
 from harness.record import Result, Verdict
 from harness.run import order, rehearsal
@@ -57,6 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--nsvm-answers", metavar="FILE", help="keep the target's answers, for `nsvm sensitivity`, `record`"
     )
+    group.addoption("--nsvm-export", metavar="FILE", help="write what one test did and compared, for `nsvm export`")
     group.addoption("--nsvm-show", metavar="FILE", help="write what the tests set as JSON lines, without a target")
     group.addoption("--nsvm-list", metavar="FILE", help="write the tests and their clauses as JSON and run nothing")
 
@@ -206,6 +209,11 @@ def l1(request: pytest.FixtureRequest) -> Iterator[L1]:
     deadline = node.get_closest_marker("deadline")
     replayed = isinstance(worker.session, replaying.TraceSession)
     keeps = request.config.option.nsvm_answers
+    if request.config.option.nsvm_export:
+        exporting = capture.CapturingL1(worker.session, worker.assembler, worker.tallies)
+        with overhearing(exporting):
+            yield exporting
+        return
     make = answers.RecordingL1 if keeps else replaying.TraceL1 if replayed else L1
     yield make(worker.session, worker.assembler, worker.tallies, deadline.args[0] if deadline else None)
 
@@ -223,6 +231,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     worker.writer.write(result)
     if isinstance(l1, answers.RecordingL1):
         l1.keep(Path(pyfuncitem.config.option.nsvm_answers), result, decided.standing, l1.settled)
+    if isinstance(l1, capture.CapturingL1):
+        l1.keep(Path(pyfuncitem.config.option.nsvm_export), result, worker.clauses, worker.machine())
     if isinstance(l1, replaying.TraceL1):
         l1.keep(worker.settings.out / replaying.SETTLED, result.test)
     pyfuncitem.user_properties.append((RECORDED, decided.verdict))

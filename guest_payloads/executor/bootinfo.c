@@ -8,6 +8,12 @@
 u32 boot_kind, boot_information, boot_extra;
 struct boot_info boot;
 
+/* Whoever puts a bundle into the ELF file itself, as a segment of its own, finds this by its name and fills in the rest. */
+volatile struct {
+    u8 name[16];
+    u64 address, size;
+} embedded_bundle = { "NSVM-EMBEDDED-1", 0, 0 };
+
 static u64 read64(const u8 *at)
 {
     u64 value;
@@ -159,6 +165,10 @@ void read_boot_info(void)
     else if (boot_kind == BOOT_BIOS) {
         boot.bundle = boot_information;
         boot.bundle_size = boot_extra;
+    }
+    if (!boot.bundle_size && embedded_bundle.size) {
+        boot.bundle = embedded_bundle.address;
+        boot.bundle_size = embedded_bundle.size;
     }
     place_bundle();
 }

@@ -254,6 +254,10 @@ void reset_machine(void) __attribute__((noreturn));
 void put_hello(struct out *out, u8 cause);
 extern u8 lane_request[LANE_REQUEST_SIZE], lane_answer[LANE_ANSWER_SIZE];
 
+/* self_check.c */
+int is_reproducer(void);
+void run_reproducer(void) __attribute__((noreturn));
+
 /* bundle.c, link.c */
 void run_bundle(void);
 void answer_run(u16 seq, u32 crc, const u8 *list, u32 size);

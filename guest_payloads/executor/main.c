@@ -17,6 +17,8 @@ void executor_main(void)
     __asm__ volatile("movq %0, %%dr6" : : "r"(0xFFFF0FF0ull));
     read_sane_state(&boot_state);
     start_cpu2(run_steps);
+    if (is_reproducer())
+        run_reproducer();
     send_hello(0, 0);
     if (boot.complaint)
         send_note(boot.complaint);

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.cli.collected import collected
 from harness.cli.console import HarnessError, UserError
@@ -47,13 +48,19 @@ def find_one(name: str) -> str:
     return found[0]
 
 
-def run_pytest(arguments: Sequence[str], deadline_s: float = DEADLINE_S) -> str:
-    """Runs pytest in a process of its own; what it printed. Raises HarnessError where it could not run the tests."""
+def run_pytest(
+    arguments: Sequence[str], deadline_s: float = DEADLINE_S, environment: Mapping[str, str] | None = None
+) -> str:
+    """Runs pytest in a process of its own; what it printed. Raises HarnessError where it could not run the tests.
+
+    `environment` is added to our own.
+    """
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline_s
-        )
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline_s,
+            env=os.environ | dict(environment or {}),
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise HarnessError(f"the test did not end within {deadline_s:.0f} s") from None
     if done.returncode not in (0, 1):

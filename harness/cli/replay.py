@@ -42,6 +42,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
         "replay",
         parents=[common],
         help="judge the suites against a recorded trace, without the machine",
+        usage="nsvm replay TRACE [paths or test ids ...] [options]",
         description="Gives each test the answers of the trace. Says which clauses the machine contradicts, and which "
         "of several right answers it gave. With --against, what two machines answer differently, and whether their "
         "baselines name it. Exit status 1 if there is a deviation that the recorded target's baseline does not name.",

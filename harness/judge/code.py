@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.judge.expect import Match, Row, compare, stated
-from harness.judge.fault import fault_match, fault_text
+from harness.judge.fault import NO_FAULT, fault_match, fault_text
 from harness.scenario import places
 from harness.scenario.asm import Assembled
 from harness.scenario.steps import CodeAnswer, Fault
@@ -59,13 +59,13 @@ class CodeResult:
         """True if the code was ended by that exception, with that error code (None: none is pushed), at that label."""
         rip = self[at] if at else None
         name = vector if isinstance(vector, str) else vector_name(vector)
-        return fault_match(f"{name} in L1 was expected; {fault_text(self.fault)}", self.fault, vector, error, rip)
+        return fault_match(f"{name} in L1 was expected; {fault_text(self.fault)}", self.fault, vector, error, rip, self)
 
     @property
     def returned(self) -> Match:
         """True if the code ran to its end."""
-        row = Row("exception", "none", fault_text(self.fault), "", self.fault is None)
-        return stated(f"L1's code was expected to run to its end; {fault_text(self.fault)}", [row])
+        row = Row("exception", "none", fault_text(self.fault), "", self.fault is None, NO_FAULT)
+        return stated(f"L1's code was expected to run to its end; {fault_text(self.fault)}", [row], self)
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,21 @@ class MsrResult:
     @property
     def ok(self) -> Match:
         """True if it did not fault."""
-        return stated(self.name, [self._not_faulted()])
+        return stated(self.name, [self._not_faulted()], self)
 
     def reads(self, expected: int) -> Match:
         """True if it did not fault and read that value."""
         rows = [self._not_faulted()]
         if self.value is not None:
             rows.append(compare("value", expected, self.value, width_bytes=8))
-        return stated(self.name, rows)
+        return stated(self.name, rows, self)
 
     def faults(self, vector: str | int, error: int | None = None) -> Match:
         """True if it raised that exception."""
-        return fault_match(self.name, self.fault, vector, error)
+        return fault_match(self.name, self.fault, vector, error, of=self)
 
     def _not_faulted(self) -> Row:
-        return Row("exception", "none", fault_text(self.fault), "", self.fault is None)
+        return Row("exception", "none", fault_text(self.fault), "", self.fault is None, NO_FAULT)
 
 
 def user_text(code: str) -> str:

@@ -167,6 +167,29 @@ def surely_asserts(function: Any) -> bool:
     return False
 
 
+def alternatives(frame: FrameType | None) -> Place | None:
+    """The statement that asked a comparison in `frame`, if it does not simply assert it: it may be one of several that
+    would do, or the contrary is asserted, or nothing is. None of a plain assert.
+    """
+    while frame is not None and frame.f_code.co_filename.startswith(HARNESS):
+        frame = frame.f_back
+    if frame is None:
+        return Place("?", 0)
+    place, _ = _statement(frame.f_code.co_filename, frame.f_lineno)
+    try:
+        parsed = ast.parse(place.source).body
+    except SyntaxError:  # the head of an `if` or a loop
+        return place
+    if not parsed or not isinstance(parsed[0], ast.Assert):
+        return place
+    for node in ast.walk(parsed[0].test):
+        if isinstance(node, ast.Or | ast.Not | ast.IfExp | ast.NotEq | ast.Is | ast.Eq):
+            return place
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "any":
+            return place
+    return None
+
+
 def _begins(node: ast.FunctionDef) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 

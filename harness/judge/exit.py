@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from harness.judge.code import CodeResult
-from harness.judge.expect import Expected, Match, Row, compare, hexadecimal, stated, unchanged
-from harness.judge.fault import fault_match, fault_text
+from harness.judge.expect import Expected, Match, Row, Wanted, compare, hexadecimal, stated, unchanged
+from harness.judge.fault import NO_FAULT, fault_match, fault_text
 from harness.judge.host_state import HostState, host_item
 from harness.names import nearest
 from harness.scenario.steps import GPR_FILL, GPR_NAMES, GPR_NUMBER, Fault, Phase, VmrunAnswer, VmrunResult
@@ -127,21 +127,22 @@ class Exit:
             self._not_faulted(),
             compare("EXITCODE[31:0]", INVALID_LOW, self.code & INVALID_LOW, width_bytes=4, describe=_say_code),
         ]
-        return stated(f"VMEXIT_INVALID was expected; {self.summary()}", rows)
+        return stated(f"VMEXIT_INVALID was expected; {self.summary()}", rows, self)
 
     @property
     def ran(self) -> Match:
         """True if L2 was entered: VMRUN neither faulted nor ended in VMEXIT_INVALID."""
         invalid = self.code & INVALID_LOW == INVALID_LOW
         row = Row(
-            "EXITCODE", "any exit but VMEXIT_INVALID", hexadecimal(self.code, 16), exit_name(self.code), not invalid
-        )
-        return stated(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row])
+            "EXITCODE", "any exit but VMEXIT_INVALID", hexadecimal(self.code, 16), exit_name(self.code), not invalid,
+            Wanted((INVALID_LOW,), INVALID_LOW, 8, negated=True),
+        )  # fmt: skip
+        return stated(f"L2 was expected to run; {self.summary()}", [self._not_faulted(), row], self)
 
     def vmrun_faults(self, vector: str | int, error: int | None = None) -> Match:
         """True if VMRUN itself raised that exception in L1, with that error code (None: it pushes none)."""
         return fault_match(
-            f"{_exception(vector)} from VMRUN in L1 was expected; {self.summary()}", self.fault, vector, error
+            f"{_exception(vector)} from VMRUN in L1 was expected; {self.summary()}", self.fault, vector, error, of=self
         )
 
     def reached(self, label: str, **fields: Any) -> Match:
@@ -198,7 +199,7 @@ class Exit:
             name = host_item(item)
             after, before = self.host[item], self.host.before[name]
             rows.append(compare(f"L1's {name}", expected, after, width_bytes=8, before=before))
-        return stated(f"after {self.summary()}", rows)
+        return stated(f"after {self.summary()}", rows, self)
 
     @property
     def _in_64_bit_mode(self) -> bool:
@@ -217,7 +218,7 @@ class Exit:
         around = self.l1.fault if self.l1 is not None and self.fault is None else None
         if around is not None:
             got = f"the L1 code around it raised {fault_text(around)}"
-        return Row("VMRUN", "ends in #VMEXIT", got, "", self.fault is None and around is None)
+        return Row("VMRUN", "ends in #VMEXIT", got, "", self.fault is None and around is None, NO_FAULT)
 
 
 def _say_code(_name: str, value: int) -> str:

@@ -69,6 +69,18 @@ def sign_extended(value: int, bits: int = 48) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a row states, for who compares without Python: the value, in the bits of `mask`, is one of `values`; none of
+    them if `negated`.
+    """
+
+    values: tuple[int, ...]
+    mask: int
+    width_bytes: int
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One compared value, as text for people."""
 
@@ -77,15 +89,17 @@ class Row:
     got: str
     meaning: str
     ok: bool
+    wanted: Wanted | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
 class Match:
-    """The outcome of a comparison. `asked`: somebody wanted to know it."""
+    """The outcome of a comparison. `asked`: somebody wanted to know it. `of`: what was compared, an Exit for one."""
 
     title: str
     rows: list[Row] = field(default_factory=list)
     asked: bool = field(default=False, compare=False, repr=False)
+    of: object = field(default=None, compare=False, repr=False)
 
     @property
     def holds(self) -> bool:
@@ -117,9 +131,9 @@ class Match:
         return "\n".join(lines)
 
 
-def stated(title: str, rows: list[Row]) -> Match:
+def stated(title: str, rows: list[Row], of: object = None) -> Match:
     """A comparison that a test makes: it must be asked, or the test is wrong (see harness.judge.comparisons)."""
-    match = Match(title, rows)
+    match = Match(title, rows, of=of)
     note_made(match)
     return match
 
@@ -144,27 +158,34 @@ def compare(
     say = describe or (lambda _name, _value: "")
     shown_got = hexadecimal(got, digits)
     fill = fill_value(width_bytes)
+    every = (1 << 8 * width_bytes) - 1
+    mask, negated = every, False
+    allowed: tuple[int, ...]
     if got == fill and isinstance(expected, Special):
         shown_got += " (pre-fill)"
     match expected:
         case AnyOf(values):
-            ok = got in values
+            ok, allowed = got in values, values
             shown = ANY_OF + ", ".join(hexadecimal(value, digits) for value in values)
         case Masked(value, mask):
-            ok = got & mask == value & mask
+            ok, allowed = got & mask == value & mask, (value,)
             shown = f"{hexadecimal(value, digits)} under mask {hexadecimal(mask, digits)}"
         case Special("unwritten"):
+            allowed = (fill,)
             ok, shown = got == fill, f"not written ({hexadecimal(fill, digits)})"
         case Special("written"):
+            allowed, negated = (fill,), True
             ok, shown = got != fill, "written"
         case Special("unchanged"):
             if before is None:
                 raise ValueError(f"{name}: unchanged needs the value before")
+            allowed = (before,)
             ok, shown = got == before, f"unchanged ({hexadecimal(before, digits)})"
         case Special(other):
             raise ValueError(f"no such expectation: {other}")
         case value:
             wanted = int(value) & (1 << 8 * width_bytes) - 1
+            allowed = (wanted,)
             ok, shown = got == wanted, hexadecimal(wanted, digits)
     meanings = [say(name, got)]
     if not ok and isinstance(expected, int):
@@ -173,7 +194,8 @@ def compare(
             for n, text in enumerate((say(name, int(expected)), say(name, got)))
             if text
         ]
-    return Row(name, shown, shown_got, "; ".join(text for text in meanings if text), ok)
+    stands = Wanted(tuple(value & every for value in allowed), mask & every, width_bytes, negated)
+    return Row(name, shown, shown_got, "; ".join(text for text in meanings if text), ok, stands)
 
 
 def hexadecimal(value: int, digits: int) -> str:

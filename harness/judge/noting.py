@@ -19,6 +19,7 @@ class Listener(Protocol):
 L = TypeVar("L", bound=Listener)
 
 _listener: Listener | None = None
+_overhearing: Listener | None = None
 
 
 @contextmanager
@@ -32,6 +33,17 @@ def listening(listener: L) -> Iterator[L]:
         _listener = before
 
 
+@contextmanager
+def overhearing(listener: L) -> Iterator[L]:
+    """`listener` hears of what is asked meanwhile, whoever else listens."""
+    global _overhearing
+    before, _overhearing = _overhearing, listener
+    try:
+        yield listener
+    finally:
+        _overhearing = before
+
+
 def note_made(match: object) -> None:
     """The caller's caller made a comparison."""
     if _listener is not None:
@@ -42,3 +54,5 @@ def note_asked(match: object, held: bool) -> None:
     """The caller's caller asked one."""
     if _listener is not None:
         _listener.note_asked(match, held, sys._getframe(2))
+    if _overhearing is not None:
+        _overhearing.note_asked(match, held, sys._getframe(2))

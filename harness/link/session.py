@@ -195,7 +195,7 @@ class Session:
     def _prepare(self, boot: Boot) -> None:
         """A boot that ends over what every boot begins with is a failed start: no test has asked it anything."""
         try:
-            self._send(boot, _prelude(), self.deadline_s)
+            self._send(boot, prelude(), self.deadline_s)
             if self._ask_msrs and not self.msrs:
                 read = self._send(boot, [steps.rdmsr(number) for number in self._ask_msrs], self.deadline_s)
                 self.msrs = {number: _read(record) for number, record in zip(self._ask_msrs, read, strict=True)}
@@ -250,7 +250,7 @@ def _read(record: Record) -> str:
     return vector_name(fault.vector) + ("" if fault.error is None else f"[{fault.error:X}]")
 
 
-def _prelude() -> list[Step]:
+def prelude() -> list[Step]:
     """What every boot begins with: the permission maps and page tables that scenarios take for granted."""
     return [
         steps.mem_fill(places.IOPM, 0x3000, 0),

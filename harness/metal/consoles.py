@@ -4,7 +4,7 @@
 | --- | --- |
 | `"/dev/ttyUSB0"` | a serial line of this machine |
 | `"socket://lab:2001"` | raw TCP: ser2net, a terminal server |
-| `"rfc2217://lab:2002"` | telnet with RFC 2217, which sets the baud rate over there, too; needs the package serialx |
+| `"rfc2217://lab:2002"` | telnet with RFC 2217, which sets the baud rate over there, too |
 | `"command:ssh bmc console"` | what the command reads and writes: IPMI SOL (ipmitool), conserver's console(1), ssh |
 """
 
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from harness.machine.base import Console, ConsoleClosed, ConsoleTimeout
 from harness.machine.console import SocketConsole
 from harness.metal.error import MetalError
+from harness.metal.rfc2217 import Rfc2217Console
 from harness.metal.run import split
 from harness.text import printable
 
@@ -40,7 +41,7 @@ def open_console(what: str, where: str, baud: int) -> Console:
     if where.startswith("socket://"):
         return _dial(what, where)
     if where.startswith("rfc2217://"):
-        return _rfc2217(what, where, baud)
+        return Rfc2217Console(_dial(what, where), baud)
     if where.startswith("/"):
         return TtyConsole(what, where, baud)
     raise MetalError(f"{what}: {where!r} is no console; write /dev/..., socket://, rfc2217:// or command:")
@@ -50,7 +51,7 @@ def _dial(what: str, where: str) -> Console:
     parts = urlsplit(where)
     try:
         if not parts.hostname or not parts.port:
-            raise MetalError(f"{what}: {where}: write socket://HOST:PORT")
+            raise MetalError(f"{what}: {where}: write {parts.scheme}://HOST:PORT")
         line = socket.create_connection((parts.hostname, parts.port), CONNECT_S)
     except (OSError, ValueError) as error:
         raise MetalError(f"{what}: {where}: {getattr(error, 'strerror', None) or error}") from None
@@ -177,20 +178,3 @@ class CommandConsole(SocketConsole):
             said = os.read(self._process.stderr.fileno(), 4096)
         lines = [line.strip() for line in printable(said, 4096).splitlines() if line.strip()]
         return lines[-1][:200] if lines else f"status {self._process.returncode}, and says nothing"
-
-
-def _rfc2217(what: str, where: str, baud: int) -> Console:
-    try:
-        import serialx  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        import sys
-
-        raise MetalError(
-            f"{what}: {where} needs the Python package serialx: run {sys.executable} -m pip install serialx"
-        ) from None
-    from harness.metal.rfc2217 import Rfc2217Console
-
-    try:
-        return Rfc2217Console(serialx.serial_for_url(where, baudrate=baud))
-    except Exception as error:  # whatever the library raises, the line is what cannot be had
-        raise MetalError(f"{what}: {where}: {error or type(error).__name__}") from None

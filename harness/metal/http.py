@@ -52,8 +52,8 @@ class Http:
         url = self.url.rstrip("/") + path
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, self._headers(), method=method)
-        context = ssl.create_default_context()
-        if self.insecure:
+        context = ssl.create_default_context() if url.startswith("https:") else None
+        if self.insecure and context is not None:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_S, context=context) as answer:

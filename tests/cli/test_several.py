@@ -19,8 +19,8 @@ HOSTS = ("ssh://root@a?l0=kvm", "ssh://root@b?l0=kvm", "ssh://root@a?l0=xen")
 
 
 def test_hosts_are_lanes_of_their_own_and_what_is_here_is_one() -> None:
-    assert several.lanes(["qemu-tcg", HOSTS[0], "sim:kvm", HOSTS[1], HOSTS[2], "metal:a"]) == [
-        ["qemu-tcg", "sim:kvm"], [HOSTS[0], HOSTS[2]], [HOSTS[1]], ["metal:a"],
+    assert several.lanes(["qemu-tcg", HOSTS[0], "sim:kvm", HOSTS[1], HOSTS[2], "metal:zen4-b"]) == [
+        ["qemu-tcg", "sim:kvm"], [HOSTS[0], HOSTS[2]], [HOSTS[1]], ["metal:zen4-b"],
     ]  # fmt: skip
 
 

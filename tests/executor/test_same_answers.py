@@ -12,7 +12,7 @@ import pytest
 
 from harness.guest.l1 import L1
 from harness.link.frames import bundle_image
-from harness.link.session import Session, _prelude
+from harness.link.session import Session, prelude
 from harness.scenario import places, steps
 from harness.scenario.asm import Assembler
 from harness.scenario.scenario import Scenario, Templates, compile_items
@@ -151,7 +151,7 @@ def described(scenarios: list[list[Record]]) -> list[list[str]]:
 
 def bundled(scenarios: list[Scenario]) -> tuple[bytes, list[list[bool]]]:
     """The scenarios as one bundle, as a session sends them, and which records are those of the scenario's own steps."""
-    templates, lists, wanted = Templates(), [_prelude()], [[False] * len(_prelude())]
+    templates, lists, wanted = Templates(), [prelude()], [[False] * len(prelude())]
     for scenario in scenarios:
         own = {id(item) for item in scenario.items if isinstance(item, Step)}
         compiled = compile_items(scenario.items, templates)

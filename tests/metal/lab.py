@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -113,6 +114,13 @@ port = "7"
             with suppress(OSError):
                 console.shutdown(socket.SHUT_RDWR)
             console.close()
+
+    def await_text(self, text: bytes, deadline_s: float) -> None:
+        """Waits until the machine has said this."""
+        end = time.monotonic() + deadline_s
+        while text not in self.tail:
+            assert time.monotonic() < end, f"{text!r} did not come within {deadline_s} s: {bytes(self.tail[-300:])!r}"
+            time.sleep(0.05)
 
     def say(self, data: bytes) -> None:
         """As if the machine had said it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.metal import boot as boots
 from harness.metal.error import MetalError
 from harness.metal.power import Ipmi, Power, cycle, from_table
 
@@ -108,6 +109,25 @@ def test_redfish_says_what_is_wrong(bmc: Bmc, tmp_path: Path) -> None:
         redfish(bmc, tmp_path, url="http://192.0.2.1").state()
     with pytest.raises(MetalError, match=r"password_file .*nowhere: No such file"):
         redfish(bmc, tmp_path, password_file=str(tmp_path / "nowhere")).state()
+
+
+def test_virtual_media(bmc: Bmc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inserted and booted from while a run has the machine; ejected, and the boot order as before, afterwards."""
+    made = []
+    monkeypatch.setattr(boots, "make_iso", lambda *how: made.append(how))
+    bmc.media |= {"Inserted": True, "Image": "somebody's"}
+    table = {"driver": "virtual-media", "url": bmc.url, "image": str(tmp_path / "n.iso"), "image_url": "http://x/n.iso"}
+    boot = boots.from_table("machine one: boot", table)
+    assert boot.arm(boots.Load(tmp_path / "elf", "quiet=900"), None) is False
+    assert bmc.media == {"Inserted": True, "Image": "http://x/n.iso"}
+    assert bmc.boot == {"BootSourceOverrideEnabled": "Continuous", "BootSourceOverrideTarget": "Cd"}
+    assert made == [(tmp_path / "n.iso", tmp_path / "elf", "quiet=900", None)]
+    assert [path.rpartition("/")[2] for _, path, _ in bmc.asked[:2]] == [
+        "VirtualMedia.EjectMedia", "VirtualMedia.InsertMedia",
+    ]  # fmt: skip
+    boot.disarm(None)
+    assert bmc.media == {"Inserted": False, "Image": None}
+    assert bmc.boot["BootSourceOverrideEnabled"] == "Disabled"
 
 
 def commands(**more: str) -> Power:

@@ -432,7 +432,7 @@ def test_render_all_writes_both_files_whole(tmp_path: Path) -> None:
 
     done = render_all(tmp_path)
 
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.html", "junit.xml", "run.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.html", "junit.xml", "run.jsonl", "summary.json"]
     assert done.html is not None and done.html.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert done.summary.exit_status == 0
     assert render_all(tmp_path, html=False, junit=tmp_path / "x" / "j.xml").html is None

@@ -473,7 +473,7 @@ def test_a_way_that_is_cut_costs_the_test_one_more_try(suite):
     done, results, lines = suite(source, "--target", "fake-cut")
 
     assert (done.ret, results["test_one"]["verdict"]) == (0, "PASS")
-    assert [line["what"] for line in lines if line["kind"] == "event"] == ["boot", "lost", "boot"]
+    assert [line["what"] for line in lines if line["kind"] == "event"] == ["boot", "lost", "retry", "boot"]
 
 
 def test_a_start_that_fails_once_costs_no_test(suite):
@@ -481,7 +481,7 @@ def test_a_start_that_fails_once_costs_no_test(suite):
     done, results, lines = suite(source, "--target", "fake-late")
 
     assert (done.ret, results["test_one"]["verdict"]) == (0, "PASS")
-    assert [line["what"] for line in lines if line["kind"] == "event"] == ["missing", "boot"]
+    assert [line["what"] for line in lines if line["kind"] == "event"] == ["missing", "retry", "boot"]
 
 
 def test_a_way_that_is_cut_again_is_miss_and_no_deviation(suite):
