@@ -37,9 +37,9 @@ def trend_text(trend: Trend, most: int) -> str:
 
 
 def plot(points: Sequence[Point]) -> str:
-    """The points of a polyline: how many tests deviate in each run; a whole run's maximum is the top."""
-    values = [sum(point.counts[key] for key in DEVIATING) for point in points]
-    top = max(values) or 1
+    """The points of a polyline: how many tests deviate in each run of all the suites. A part would seem to mend."""
+    values = [sum(point.counts[key] for key in DEVIATING) for point in points if point.whole]
+    top = max(values, default=0) or 1
     step = WIDTH / max(len(values) - 1, 1)
     return " ".join(f"{n * step:.1f},{HEIGHT - 2 - value * (HEIGHT - 4) / top:.1f}" for n, value in enumerate(values))
 

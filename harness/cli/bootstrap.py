@@ -191,6 +191,8 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
+    if os.environ.get("NSVM_HOME"):
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(STATE / "pycache"))  # the clone takes none, and pytest is slow
     start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from harness.command import main; sys.exit(main())"
     try:
         os.execv(python, [str(python), "-P", "-c", start, *argv])

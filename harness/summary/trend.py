@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from harness.record import Verdict
+from harness.record import BAD_VERDICTS, Verdict
 from harness.summary.whole import Summary
 
 JUDGED = ("PASS", "FAIL", "CRASH", "HANG")
@@ -49,7 +49,7 @@ class Change:
     @property
     def broke(self) -> bool:
         """Whether it passed before."""
-        return self.was == "PASS" and self.verdict != "PASS"
+        return self.was == "PASS" and self.verdict in BAD_VERDICTS
 
     @property
     def word(self) -> str:
