@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from harness.bench.figure import Bench, Failed, Figure, NotMeasured
 from harness.guest.l1 import L1
+from harness.home import state_of
 from harness.link.frames import bundle_image
 from harness.link.link import Link
 from harness.link.session import Session
@@ -169,4 +170,4 @@ def _session(bench: Bench, *, use_lane: bool, **more: object) -> Iterator[L1]:
 
 
 def _l1(bench: Bench, session: Session) -> L1:
-    return L1(session, Assembler(bench.root / ".nsvm" / "cache" / "asm"), {}, DEADLINE_S)
+    return L1(session, Assembler(state_of(bench.root) / "cache" / "asm"), {}, DEADLINE_S)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE = ROOT / ".nsvm"
+STATE = Path(os.environ["NSVM_HOME"]).expanduser().absolute() if os.environ.get("NSVM_HOME") else ROOT / ".nsvm"
 RUN_REQUIREMENTS = "requirements/run.txt"
 
 VENV_DEADLINE_S = 180
@@ -184,7 +184,7 @@ def main(argv: list[str]) -> int:
         print(runpy.run_path(str(ROOT / "harness" / "version.py"))["told"]())
         return 0
     try:
-        python = ensure_venv("venv", RUN_REQUIREMENTS)
+        python = ensure_venv("venv", RUN_REQUIREMENTS, state=STATE)
     except BootstrapError as error:
         _say(str(error))
         return 2

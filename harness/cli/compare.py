@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.cli.console import EXIT_HARNESS, EXIT_NEW, EXIT_OK, UserError
-from harness.cli.paths import ROOT
+from harness.cli.paths import RUNS
 from harness.cli.render import find_run, run_places
 from harness.record import FILE_NAME, load
 from harness.summary.against import as_json, write_against
@@ -70,7 +70,7 @@ def find_before(text: str, names: Sequence[str]) -> Path:
     """
     if text != LAST or any((place / FILE_NAME).exists() for place in run_places(text)):
         return find_run(text).resolve()  # runs/latest will be another one when this run has begun
-    for folder in sorted((ROOT / "runs").glob(f"*-{'+'.join(map(file_name, names))}"), reverse=True):
+    for folder in sorted(RUNS.glob(f"*-{'+'.join(map(file_name, names))}"), reverse=True):
         with suppress(OSError):
             run = load(folder / FILE_NAME)
             if run.complete and not run.interrupted and run.results and not any(map(is_part, run.scopes.values())):

@@ -11,9 +11,9 @@ from harness.cli.console import EXIT_OK, HarnessError, UserError, say
 from harness.cli.host_run import password_for
 from harness.cli.one_test import find_one, run_pytest
 from harness.cli.paths import ROOT
-from harness.export import image, listing
+from harness.export import c_source, image, listing
 from harness.export.captured import Captured
-from harness.judge.clauses import ClauseError, load_clauses
+from harness.judge.clauses import Clause, ClauseError, load_clauses
 from harness.run.worker import EXECUTOR
 from harness.version import VERSION
 
@@ -35,6 +35,9 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
     parser.add_argument("--target", default="qemu-tcg", metavar="NAME", help="where it is run once; default: qemu-tcg")
     parser.add_argument("-o", dest="out", type=Path, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--no-iso", action="store_true", help="no ISO image, which needs grub-mkrescue")
+    parser.add_argument(
+        "--format", choices=("elf", "c"), default="elf", help="c: one commented C file, reproducer.c, and no image"
+    )
     machine.program_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -59,13 +62,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         every = load_clauses(ROOT / "suites")
         stated = [every[each] for each in told.clauses if each in every]
-        elf = image.with_bundle(EXECUTOR / "executor.elf", image.bundle(told, listing.printed(told, stated)))
-        out.mkdir(parents=True, exist_ok=True)
-        files = [listing.ELF]
-        (out / listing.ELF).write_bytes(elf)
-        if not args.no_iso:
-            image.iso(elf, out / listing.ISO)
-            files.append(listing.ISO)
+        files = _write(told, stated, out, c_file=args.format == "c", with_iso=not args.no_iso)
         (out / listing.LISTING).write_text(listing.listing(told, stated, files, VERSION))
     except (image.ExportError, ClauseError) as error:
         raise UserError(str(error)) from None
@@ -76,6 +73,22 @@ def run(args: argparse.Namespace) -> int:
     named = ", ".join([*files, listing.LISTING])
     say(f"{out}: {named}; {compared} checks{more}; on {name} the test came to {told.verdict}")
     return EXIT_OK
+
+
+def _write(told: Captured, stated: list[Clause], out: Path, *, c_file: bool, with_iso: bool) -> list[str]:
+    """Writes the kernel; the names of its files. Raises ExportError, OSError."""
+    if c_file:
+        text = c_source.source(told, stated)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / listing.C_SOURCE).write_text(text)
+        return [listing.C_SOURCE]
+    elf = image.with_bundle(EXECUTOR / "executor.elf", image.bundle(told, listing.printed(told, stated)))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / listing.ELF).write_bytes(elf)
+    if not with_iso:
+        return [listing.ELF]
+    image.iso(elf, out / listing.ISO)
+    return [listing.ELF, listing.ISO]
 
 
 def capture(test: str, target: str, args: argparse.Namespace) -> Captured:

@@ -11,6 +11,7 @@ from harness.cli.console import EXIT_NEW, EXIT_OK, UserError, say
 from harness.cli.paths import ROOT
 from harness.judge.baseline import BaselineError, read_all
 from harness.judge.clauses import ClauseError, load_clauses
+from harness.judge.offers import names, read_offers
 from harness.summary.findings import NAMES, find, page
 
 PAGE = ROOT / "docs" / "findings.md"
@@ -51,6 +52,9 @@ def make(root: Path) -> str:
     try:
         clauses = load_clauses(root / "suites")
         collected = collect()
-        return page({name: find(read_all(root / "baselines" / f"{name}.toml"), clauses, collected) for name in NAMES})
+        baselines = root / "baselines"
+        found = {name: find(read_all(baselines / f"{name}.toml"), clauses, collected) for name in NAMES}
+        usual = {name: read_offers(baselines / f"{name}-on-tcg.toml") for name in NAMES}
+        return page(found, {name: names(offers[0].edx) for name, offers in usual.items() if offers})
     except (BaselineError, ClauseError) as error:
         raise UserError(str(error)) from None

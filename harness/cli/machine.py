@@ -17,6 +17,7 @@ from harness.cli.bootstrap import lock, told
 from harness.cli.console import HarnessError, UserError
 from harness.cli.debian import STATIC_LIBC, Need, ensure, missing_build_tools
 from harness.cli.paths import LOG, ROOT, STATE
+from harness.home import build_of
 from harness.machine.leftovers import WorkFolder
 from harness.run.options import add_options
 from harness.scenario.steps import MalformedAnswer, Record, Step, encode_list, split_records
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 EXECUTOR = ROOT / "guest_payloads" / "executor"
 HOST_PROGRAM = ROOT / "guest_payloads" / "host_vmm"
-EXECUTOR_ELF = EXECUTOR / "build" / "executor.elf"
-DISK_IMAGE = EXECUTOR / "build" / "disk.img"
+EXECUTOR_ELF = build_of("executor") / "executor.elf"
+DISK_IMAGE = build_of("executor") / "disk.img"
 BUILD_DEADLINE_S = 300
 BUILD_LOCK_DEADLINE_S = 2 * BUILD_DEADLINE_S
 LIBRARIES = (Path("/usr/lib/x86_64-linux-gnu/libc.a"), Path("/usr/include/linux/kvm.h"))
@@ -160,7 +161,7 @@ def build_executor() -> None:
     """Builds the executor; raises HarnessError with make's first complaint."""
     _make("the executor", EXECUTOR)
     if not EXECUTOR_ELF.exists():
-        raise HarnessError(f"make left no {EXECUTOR_ELF.relative_to(ROOT)}")
+        raise HarnessError(f"make left no {EXECUTOR_ELF}")
 
 
 def build_host_program() -> None:
@@ -185,10 +186,16 @@ def _make(what: str, folder: Path) -> None:
         raise HarnessError(f"{what} does not build: {complaint.strip()[:300]} (all of it: {log})")
 
 
+def _build(folder: Path) -> Path:
+    """Where make puts it: in the clone the folder that its Makefile names, so that the bytes are the same."""
+    made = build_of(folder.name)
+    return made.relative_to(folder) if made.is_relative_to(folder) else made
+
+
 def _run_make(what: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(folder), *compiler()],
+            ["make", "-s", f"-j{os.cpu_count() or 1}", "-C", str(folder), f"B={_build(folder)}", *compiler()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

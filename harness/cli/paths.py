@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from harness.home import ROOT, RUNS, STATE
 
-ROOT = Path(__file__).resolve().parents[2]
-STATE = ROOT / ".nsvm"
+__all__ = ["LOG", "ROOT", "RUNS", "STATE"]
+
 LOG = STATE / "log"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.cli.console import EXIT_HARNESS, EXIT_OK, UserError, say
 from harness.cli.defaults import read_defaults
-from harness.cli.paths import ROOT
+from harness.cli.paths import RUNS
 from harness.cli.run_folder import in_use
 
 NAMED = re.compile(r"\d{8}T\d{6}Z-(.+?)(-\d+)?")
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Lists or removes."""
     if not (args.keep.isascii() and args.keep.isdigit()):
         raise UserError(f"--keep {args.keep[:20]}: not a number of runs")
-    runs = read_defaults().out or ROOT / "runs"
+    runs = read_defaults().out or RUNS
     old = old_runs(runs, int(args.keep))
     status = EXIT_OK
     for folder in old:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from harness.cli import machine, run_folder
 from harness.cli.console import EXIT_OK, HarnessError, UserError, say
 from harness.cli.host_run import password_for
-from harness.cli.paths import ROOT, STATE
+from harness.cli.paths import STATE
 from harness.cli.plan import Plan
 from harness.cli.signals import Signals
 from harness.record import FILE_NAME, Run, load
@@ -101,9 +101,7 @@ def _header(name: str, programs: machine.Programs) -> Header:
 
     with machine.running(name, programs) as now:
         cpuid = now.hello.cpuid
-        facts = ask_facts(
-            lambda asked: machine.ask(now, asked, FACTS_DEADLINE_S), Assembler(ROOT / ".nsvm" / "cache" / "asm")
-        )
+        facts = ask_facts(lambda asked: machine.ask(now, asked, FACTS_DEADLINE_S), Assembler(STATE / "cache" / "asm"))
         emulated = bool(getattr(now.target, "emulated", False))
         nature, why = nature_of(name, cpuid, facts, emulated=emulated)
         return Header(

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from harness.cli.console import UserError
-from harness.cli.paths import ROOT
+from harness.cli.paths import ROOT, RUNS
 from harness.record import FILE_NAME, load
 from harness.summary import summarise
 
@@ -33,7 +33,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser], common:
 
 def run_places(text: str) -> tuple[Path, ...]:
     """Where a person may mean that a run is."""
-    return Path(text), ROOT / text, ROOT / "runs" / text
+    return Path(text), ROOT / text, RUNS / text
 
 
 def find_run(text: str) -> Path:

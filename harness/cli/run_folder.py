@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.cli.console import UserError
-from harness.cli.paths import ROOT
+from harness.cli.paths import ROOT, RUNS
 from harness.record import FILE_NAME
 from harness.summary.flaky import REPEAT_NAME
 from harness.targets import file_name
@@ -46,7 +46,7 @@ def choose(asked: str | None, names: Sequence[str], below: Path | None = None) -
             raise UserError(f"--out {asked}: is a file")
         return out
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    base = (below or ROOT / "runs") / f"{stamp}-{'+'.join(map(file_name, names))}"
+    base = (below or RUNS) / f"{stamp}-{'+'.join(map(file_name, names))}"
     return next(out for out in _numbered(base) if not out.exists())
 
 

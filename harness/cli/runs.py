@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.cli.paths import ROOT
+from harness.cli.paths import RUNS
 from harness.record import FILE_NAME
 
-RUNS = ROOT / "runs"
 _HEADS = (b'{"kind":"run"', b'{"kind":"scope"', b'{"kind":"target"')
 _HEAD_MAX_BYTES = 64 << 10
 

@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.home import build_of
 from harness.machine.base import TargetError
 
 NAME = "nsvm-host"
-PATH = Path(__file__).parents[2] / "guest_payloads/host_vmm/build" / NAME
+PATH = build_of("host_vmm") / NAME
 """Built by `make -C guest_payloads/host_vmm`."""
 EXECUTOR = "executor.elf"
 DISK = "disk.img"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.home import STATE
 from harness.reference import recipe
 from harness.reference.error import ReferenceMachineError
 
@@ -56,7 +57,7 @@ class Built:
 def home() -> Path:
     """Where they are kept: $NSVM_REFERENCE, or .nsvm/reference in the clone."""
     given = os.environ.get("NSVM_REFERENCE")
-    return Path(given).expanduser().absolute() if given else recipe.PROJECT / ".nsvm" / "reference"
+    return Path(given).expanduser().absolute() if given else STATE / "reference"
 
 
 def find(key: str) -> Built | None:

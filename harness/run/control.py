@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from harness.home import ROOT
 from harness.judge.baseline import Baseline
 from harness.judge.clauses import load_clauses
 from harness.judge.offers import Offers
@@ -29,7 +30,7 @@ from harness.run.ending import expected_otherwise, mended_everywhere, offered_ot
 from harness.run.options import TYPED
 from harness.run.refused import USAGE
 from harness.run.scope import chosen_by, is_whole, stops_early
-from harness.run.worker import ROOT, Settings
+from harness.run.worker import Settings
 from harness.summary import Summary, summarise
 from harness.version import VERSION
 

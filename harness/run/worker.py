@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.guest.l1 import Tally
+from harness.home import ROOT, build_of, state_of
 from harness.judge.baseline import Baseline
 from harness.judge.clauses import Clause, load_clauses
 from harness.judge.expected import MSRS, policy_of
@@ -28,8 +29,7 @@ from harness.targets import create
 from harness.targets.replay import Replay
 from harness.trace.replaying import TraceSession
 
-ROOT = Path(__file__).resolve().parents[2]
-EXECUTOR = ROOT / "guest_payloads" / "executor" / "build"
+EXECUTOR = build_of("executor")
 
 
 class SetupError(Exception):
@@ -84,7 +84,7 @@ class Worker:
     def __init__(self, settings: Settings, make_target: Callable[[int], Target] | None = None) -> None:
         self.settings = settings
         self.clauses: dict[str, Clause] = load_clauses(settings.root / "suites")
-        self.assembler = Assembler(settings.root / ".nsvm" / "cache" / "asm")
+        self.assembler = Assembler(state_of(settings.root) / "cache" / "asm")
         self.aftermath = Aftermath()
         self.tallies: dict[str, Tally] = {}
         self.writer = Writer(settings.out / "run.jsonl")
@@ -208,7 +208,7 @@ def check_setup(settings: Settings) -> Target:
         raise SetupError(str(error)) from None
     needs_executor = target.needs_executor if isinstance(target, Imageless) else True
     if needs_executor and not (EXECUTOR / "executor.elf").exists():
-        raise SetupError(f"the executor is not built: run `make -C {EXECUTOR.parent}` (./nsvm run does)")
+        raise SetupError("the executor is not built: run `make -C guest_payloads/executor` (./nsvm run does)")
     if missing:
         named = "; ".join(f"{i.what} (package {i.package}: {i.why})" if i.package else i.what for i in missing)
         raise SetupError(f"target {settings.target} cannot start here: {named}")

@@ -25,6 +25,7 @@ from typing import TypeVar
 
 import pytest
 
+from harness.home import state_of
 from harness.judge.clauses import load_clauses
 from harness.run import rehearsal
 from harness.scenario.asm import Assembler
@@ -89,7 +90,7 @@ class Trials:
     def __init__(self, root: Path, processes: int) -> None:
         self._root = root
         self._processes = processes
-        self._assembler = Assembler(root / ".nsvm" / "cache" / "asm")
+        self._assembler = Assembler(state_of(root) / "cache" / "asm")
         self._clauses = load_clauses(root / "suites")
         self._items = collect(root)
         self._asserts = asserts_of(root)

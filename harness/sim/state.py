@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.home import STATE as KEPT
 from harness.sim.error import SimError
 
 IMAGE_FORMAT = 1
@@ -127,7 +128,7 @@ class State:
 def home() -> Path:
     """Where simulated hosts are kept: $NSVM_SIM, or .nsvm/sim in the clone."""
     given = os.environ.get("NSVM_SIM")
-    return Path(given).expanduser().absolute() if given else Path(__file__).resolve().parents[2] / ".nsvm" / "sim"
+    return Path(given).expanduser().absolute() if given else KEPT / "sim"
 
 
 def check_name(name: str) -> str:

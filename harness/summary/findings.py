@@ -6,11 +6,13 @@ severity is a finding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.judge.baseline import SEVERITIES, Deviation
 from harness.judge.clauses import Clause
+from harness.svm.condition import evaluate
+from harness.svm.features import SVM_BITS, known
 
 NAMES = {"kvm": "KVM", "xen": "Xen"}
 USUAL = {"kvm": "6.1", "xen": "4.17"}  # of sim:kvm and sim:xen
@@ -95,8 +97,10 @@ def by_cause(found: Iterable[Finding]) -> list[list[Finding]]:
     return list(causes.values())
 
 
-def page(by_name: Mapping[str, Sequence[Finding]]) -> str:
-    """The whole page, by name of the baseline."""
+def page(by_name: Mapping[str, Sequence[Finding]], offered: Mapping[str, Collection[str]] | None = None) -> str:
+    """The whole page, by name of the baseline. `offered`: the bits of Fn8000_000A EDX that L1 has on the usual
+    simulated host; what asks for others shows on the reference machine."""
+    offered = offered or {}
     parts = [INTRO]
     for name, found in by_name.items():
         parts.append(f"\n## {NAMES.get(name, name)}\n")
@@ -105,20 +109,21 @@ def page(by_name: Mapping[str, Sequence[Finding]]) -> str:
         said = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count) or "none"
         clauses = len({each.clause.id for each in found})
         parts.append(f"{len(causes)} finding{'s' * (len(causes) != 1)}: {said}. They break {clauses} clauses.\n")
-        parts += [_entry(name, cause) for cause in causes]
+        parts += [_entry(name, cause, offered.get(name)) for cause in causes]
     return "\n".join([*parts, UNSEEN])
 
 
-def _entry(name: str, cause: Sequence[Finding]) -> str:
+def _entry(name: str, cause: Sequence[Finding], offered: Collection[str] | None) -> str:
     deviation = cause[0].deviation
     clauses = list({each.clause.id: each.clause for each in cause}.values())
     more = f" and {len(clauses) - 1} more" if len(clauses) > 1 else ""
     rules = "\n".join(f"- {each.id} (APM {each.apm}): {each.statement}" for each in clauses)
     seen = ", ".join(deviation.seen) or "see the reference"
     holds = f"; entered for {deviation.versions}" if deviation.versions else ""
-    steady_first = sorted(cause, key=lambda each: each.deviation.sometimes)
-    shown = next((node for each in steady_first for node in each.nodes), "")
-    again = f"./nsvm run --target {_target(name, deviation)}" + f" '{shown}'" * bool(shown)
+    easy_first = sorted(cause, key=lambda each: (not _asked(each.clause, offered), each.deviation.sometimes))
+    of, shown = next(((each, node) for each in easy_first for node in each.nodes), (easy_first[0], ""))
+    where = _target(name, deviation) + "-on-reference" * (not _asked(of.clause, offered))
+    again = f"./nsvm run --target {where}" + f" '{shown}'" * bool(shown)
     return f"""\
 ### {clauses[0].id}{more}: {deviation.severity}
 
@@ -138,6 +143,14 @@ def _target(name: str, deviation: Deviation) -> str:
     if not seen or any(f"{version}.".startswith(f"{USUAL[name]}.") for version in seen):
         return f"sim:{name}"
     return f"sim:{name}@{'.'.join(seen[0].split('.')[:2])}"
+
+
+def _asked(clause: Clause, offered: Collection[str] | None) -> bool:
+    """Whether its tests ask anything where L1 has these bits, and whatever else they want."""
+    if offered is None:
+        return True
+    absent = {bit.name for bit in SVM_BITS} - set(offered)
+    return evaluate(clause.condition, lambda name: known(name).name not in absent, str)[0]
 
 
 def _where(cause: Sequence[Finding]) -> str:

@@ -72,6 +72,16 @@ def whole(image: Vmcb) -> list[tuple[str, str, str]]:
     return rows
 
 
+def whole_fields(image: Vmcb) -> list[tuple[str, int, int, int, str]]:
+    """Name, offset, width in bytes, value and meaning of each field that is not 0, and of runs that no field owns."""
+    rows = []
+    for each in diff(Vmcb(), image):
+        plain = each.field is not None and not _filled(image, each.offset, each.width_bytes)
+        meaning = _meaning(each.name, each.after, image) if plain and each.width_bytes <= 8 else ""
+        rows.append((each.name, each.offset, each.width_bytes, each.after, meaning))
+    return rows
+
+
 def _intercept_name(word: InterceptWord, number: int) -> str:
     if word.field == "intercept_exceptions" and VECTORS.get(number, "").startswith("#"):
         return VECTORS[number]

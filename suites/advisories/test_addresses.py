@@ -112,8 +112,6 @@ def survived(l1, act):
 
 @clause("advisories.addresses.aliases")
 @pytest.mark.dangerous
-@pytest.mark.fresh_boot
-@pytest.mark.dirties("a VMCB was something else, too")
 @cases("field", ["iopm_base_pa", "msrpm_base_pa", "n_cr3"])
 def test_vmcb_that_is_another_structure(l1, field):
     """The VMCB's page as permission map, or as nested table."""
@@ -125,30 +123,9 @@ def test_vmcb_that_is_another_structure(l1, field):
     survived(l1, guest.run)
 
 
-@clause("advisories.addresses.aliases")
-@pytest.mark.dangerous
-@pytest.mark.fresh_boot
-@pytest.mark.dirties("the VMCB was the host save area, too")
-def test_vmcb_that_is_the_host_save_area(l1):
-    guest = l1.guest("end: vmmcall")
-    own = l1.rdmsr(VM_HSAVE_PA)
-
-    l1.write(guest.code_base, guest.code + b"\xcc" * 4)
-    l1.write(guest.vmcb_pa, bytes(guest.vmcb))
-
-    def act():
-        assert l1.wrmsr(VM_HSAVE_PA, guest.vmcb_pa).ok
-        l1.code("clgi\nvmrun\nstgi", {"rax": guest.vmcb_pa})
-        l1.wrmsr(VM_HSAVE_PA, own.value)
-
-    survived(l1, act)
-
-
 @clause("advisories.addresses.host_save_area")
 @pytest.mark.dangerous
-@pytest.mark.fresh_boot
-@pytest.mark.dirties("L2 overwrote the host save area")
-@cases("byte", [0x00, 0xFF])
+@cases("byte", [0xFF])
 def test_l2_overwrites_the_host_save_area(l1, byte):
     """While it runs. L1 comes back whole, or is shut down: what a CPU keeps there is its own affair."""
     page = l1.scratch(1)
@@ -165,8 +142,6 @@ def test_l2_overwrites_the_host_save_area(l1, byte):
 
 @clause("advisories.addresses.hsave_of_l2")
 @pytest.mark.dangerous
-@pytest.mark.fresh_boot
-@pytest.mark.dirties("L2 wrote VM_HSAVE_PA")
 def test_l2_writes_vm_hsave_pa(l1):
     """Not intercepted, it is L1's own. Where the CPU looks for L1's state there at #VMEXIT, L1 is shut down."""
     page = l1.scratch(1)

@@ -39,7 +39,6 @@ again:
 
 @clause("advisories.apic.error_of_the_error")
 @pytest.mark.dangerous
-@pytest.mark.dirties("the local APIC has seen an error")
 def test_illegal_vector_in_the_error_entry(l1):
     """L1 goes on, and so does the next guest. An APIC that takes such vectors all the same finds handlers for them."""
     assert l1.code(RAISE, interrupts=True, handlers={3: "nop", 5: "nop"}).returned
@@ -48,10 +47,8 @@ def test_illegal_vector_in_the_error_entry(l1):
 
 @clause("advisories.apic.x2apic_registers")
 @pytest.mark.dangerous
-@pytest.mark.fresh_boot
 @pytest.mark.dirties("the local APIC is in x2APIC mode")
-@cases("np", [False, True])
-@cases("msr", {"id": ID, "version": VERSION})
+@cases("msr, np", {"id": (ID, False), "version_np": (VERSION, True)})
 def test_x2apic_registers_after_l2(l1, msr, np):
     """L1 reads the same before VMRUN, in L2 (not intercepted), and after #VMEXIT."""
     if np:

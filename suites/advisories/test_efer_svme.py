@@ -27,8 +27,6 @@ end: vmmcall
 
 @clause("advisories.svme.cleared_in_l2")
 @pytest.mark.dangerous
-@pytest.mark.fresh_boot
-@pytest.mark.dirties("L2 cleared EFER.SVME")
 @cases("np", [False, True])
 def test_l2_clears_svme(l1, np):
     if np:

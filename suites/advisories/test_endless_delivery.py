@@ -28,8 +28,6 @@ def _need_an_l0(l1):
 
 @clause("advisories.endless_delivery.ac")
 @pytest.mark.dangerous
-@pytest.mark.fresh_boot
-@pytest.mark.dirties("L2 raised #AC without end")
 def test_alignment_check_in_its_own_delivery(l1):
     """The handler is at CPL 3, on a stack that is not aligned."""
     _need_an_l0(l1)
@@ -49,7 +47,6 @@ def test_alignment_check_in_its_own_delivery(l1):
 
 @clause("advisories.endless_delivery.db")
 @pytest.mark.dangerous
-@pytest.mark.fresh_boot
 @pytest.mark.dirties("L2 raised #DB without end")
 def test_breakpoint_on_the_stack_of_the_debug_handler(l1):
     """The #DB handler's stack is IST 1's, the same at each delivery."""

@@ -12,6 +12,7 @@ from harness import VMEXIT, cases, clause
 from suites.lib.event_guest import EventGuest
 
 VECTOR = 0x40
+WARM = 0xF5  # what EventGuest(mapped=True) goes through before
 DPL_3 = 0xEE
 V, SOFTWARE, EXCEPTION = 1 << 31, 4 << 8, 3 << 8
 MODES = ["long64", "compat32"]
@@ -36,7 +37,8 @@ def test_intn_at_cpl_3(l1, open, mode):
 @cases("vector", [0x20, 0x40, 0x80, 0xFF])
 @cases("mode", MODES)
 def test_software_interrupt_that_l1_injects(l1, mode, vector):
-    guest = EventGuest(l1, "back: nop\nnop", mode=mode, cpl=3, gates={vector: DPL_3}, mapped=True)
+    gates = {vector: DPL_3, WARM: DPL_3}
+    guest = EventGuest(l1, "back: nop\nnop", mode=mode, cpl=3, gates=gates, mapped=True)
     guest.vmcb.update({"eventinj": V | SOFTWARE | vector, "nrip": guest["back"]})
 
     assert guest.took(guest.run(), vector)

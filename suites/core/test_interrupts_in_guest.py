@@ -144,3 +144,19 @@ def test_shadow_at_vmrun_holds_back_a_physical_interrupt(l1, shadow, label, mode
     exit = guest.run(host_if=False)
 
     _delivered(l1, guest, exit, label)
+
+
+@clause("core.vintr.shadow", "core.interrupts.delivered_to_guest")
+@pytest.mark.parametrize("flags", [OFF, ON], ids=["guestif0", "guestif1"])
+def test_shadow_at_vmrun_holds_back_what_l1s_if_lets_through(l1, flags):
+    """V_INTR_MASKING=1, L1's IF=1: L2 takes it behind its first instruction, whatever L2's IF is.
+
+    An L0 that waits for the shadow's end by a virtual interrupt of its own must not let L2 take that one.
+    """
+    vmcb = {"rflags": flags, "interrupt_shadow": 1}
+    guest = interruptible(l1, "start: nop\nsecond: nop\nnop", [VECTOR], no_intercept=["intr"], vmcb=vmcb)
+    guest.raise_interrupt(VECTOR)
+
+    exit = guest.run(host_if=True)
+
+    _delivered(l1, guest, exit, "second", rflags=flags)

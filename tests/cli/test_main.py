@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         (["frobnicate"], "there is no command 'frobnicate'; ./nsvm --help lists them"),
         (["comapre"], "there is no command 'comapre'; did you mean compare?"),
-        (["run", "--fresh-bot", "always"], "does not know --fresh-bot; did you mean --fresh-boot?"),
+        (["run", "--fresh-bot", "always"], "; did you mean --fresh-boot?"),
         (["run", "--bogus"], "nsvm run does not know --bogus"),
         (["run", "--targ", "bochs"], "nsvm run does not know --targ"),
         (["run", "--target", "vax"], "no target is called 'vax'; there are "),

@@ -14,7 +14,7 @@ from harness.cli.console import UserError
 def test_the_run_folder_is_new_unless_the_user_names_one_that_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "ROOT", tmp_path)
+    monkeypatch.setattr(run_folder, "RUNS", tmp_path / "runs")
     first = run_folder.choose(None, ["qemu-tcg", "bochs"])
     first.mkdir(parents=True)
 
@@ -75,6 +75,6 @@ def test_a_folder_with_the_runs_of_a_repeat_or_of_a_target_is_not_free(tmp_path:
 
 
 def test_the_name_of_a_target_is_fit_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "ROOT", tmp_path)
+    monkeypatch.setattr(run_folder, "RUNS", tmp_path / "runs")
 
     assert run_folder.choose(None, ["ssh://root@zen3:22/?l0=kvm", "sim:xen@4.20"]).parent == tmp_path / "runs"

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import pytest
 
+from harness.home import ROOT
 from harness.judge.expected import ExpectError, Want, complaint, of_policy, of_words, parse
 from harness.judge.policy import load_policy
 from harness.record import load
-from harness.run.worker import ROOT
 from harness.summary import summarise
 from harness.svm.cpuid import Cpuid
 from tests.run.test_plugin import TEST, suite  # noqa: F401  # a fixture

@@ -44,6 +44,16 @@ def test_the_command_names_a_host_of_a_version_that_shows_it() -> None:
     assert "./nsvm run --target sim:kvm@7.2 'suites/core/test_x.py::test_a[1]'" in text
 
 
+def test_the_command_names_the_reference_machine_where_the_usual_host_lacks_the_bit() -> None:
+    clauses = {"core.a": Clause("core.a", "a holds.", "15.7", condition="NRIPS"), "core.b": CLAUSES["core.b"]}
+    one = find([deviation("core.a", "low")], clauses, COLLECTED)
+    both = find([deviation("core.a", "low"), deviation("core.b", "low")], clauses, COLLECTED)
+
+    assert "--target sim:kvm 'suites/core/test_x.py::test_a[1]'" in page({"kvm": one}, {"kvm": ["NP", "NRIPS"]})
+    assert "--target sim:kvm-on-reference 'suites/core/test_x.py::test_a[1]'" in page({"kvm": one}, {"kvm": ["NP"]})
+    assert "--target sim:kvm 'suites/core/test_x.py::test_b[1]'" in page({"kvm": both}, {"kvm": ["NP"]})
+
+
 def test_clauses_that_one_cause_breaks_are_one_finding() -> None:
     found = find([deviation("core.a", "low"), deviation("core.b", "low")], CLAUSES, COLLECTED)
 
