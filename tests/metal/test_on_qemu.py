@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -73,14 +74,15 @@ def free_port() -> int:
 
 def ssh(state: State, port: int, command: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-    for _ in range(5):  # a server that has just come up may drop the first who asks
+    end = time.monotonic() + 60
+    while True:  # the server comes up right behind the OS
         done = subprocess.run(
             ["ssh", *options, "-i", str(state.directory / "id"), "-p", str(port), "root@127.0.0.1", command],
             input=data, capture_output=True, timeout=120,
         )  # fmt: skip
-        if done.returncode != 255:
-            break
-    return done
+        if done.returncode != 255 or time.monotonic() > end:
+            return done
+        time.sleep(0.3)
 
 
 @whole
