@@ -106,9 +106,11 @@ port = "7"
                 self.switch_off()
                 self.switch_on()
 
-    def cut(self) -> None:
-        """The console server drops who is connected."""
+    def cut(self, which: socket.socket | None = None) -> None:
+        """The console server drops who is connected; only `which`, where that is given."""
         with self._lock:
+            if which is not None and self._console is not which:
+                return
             console, self._console = self._console, None
         if console is not None:
             with suppress(OSError):
@@ -154,12 +156,12 @@ port = "7"
                             del self.tail[:-4096]
                             self.say(self.mangle(data))
                     elif not data:
-                        self.cut()
+                        self.cut(console)
                     elif line is not None:
                         line.sendall(data)
                 except OSError:
                     if each is console:
-                        self.cut()
+                        self.cut(console)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         lab = self

@@ -124,9 +124,7 @@ connect_deadline_s = 60
             "run",
             "--target",
             "metal:one",
-            "suites/core/test_checks_control.py",
-            "-k",
-            CHOICE,
+            *CHOICE,
             "--out",
             str(tmp_path / "out"),
         )

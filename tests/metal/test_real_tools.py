@@ -131,7 +131,7 @@ def test_conserver(tools: Files, tmp_path: Path) -> None:
     with serial_machine() as line:
         (tmp_path / "conserver.cf").write_text(
             f"default full {{ rw *; }}\nconsole one {{ master localhost; type device; device {line}; baud 115200; "
-            f"parity none; options !hupcl, !ixon, !ixoff; include full; logfile ''; }}\n"
+            f"parity none; options !hupcl, !ixon, !ixoff; include full; }}\n"
             f"access * {{ trusted 127.0.0.1; }}\n"
         )
         (tmp_path / "conserver.passwd").write_text("*any*:\n")
