@@ -130,6 +130,8 @@ connect_deadline_s = 60
             "--target",
             "metal:one",
             *CHOICE,
+            "--fresh-boot",
+            "never",  # kexec lies in its own OS's memory, and is gone after a boot
             "--out",
             str(tmp_path / "out"),
         )
