@@ -6,6 +6,7 @@ Looks, and changes nothing: no power is switched, nothing is written.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ _ASKED = {
     "user": "id -u",
     "cmdline": "cat /proc/cmdline",
     "cpu": "sed '/^$/q' /proc/cpuinfo",
-    "kexec": "command -v kexec && kexec --version",
+    "kexec": "",  # the program that the lab file names
     "kexec_off": "cat /proc/sys/kernel/kexec_load_disabled",
     "has_kexec": "ls /sys/kernel/kexec_loaded",
     "lockdown": "cat /sys/kernel/security/lockdown",
@@ -155,7 +156,8 @@ def _media(boot: boots.Media) -> Iterator[HostFinding]:
 def _own_os(spec: MetalSpec) -> Iterator[HostFinding]:
     try:
         with Connection(find_host(spec.host)) as host:
-            sections = Sections(_ASKED)
+            program = shlex.quote(str(spec.boot.get("kexec", "kexec")))
+            sections = Sections(_ASKED | {"kexec": f"command -v {program} && {program} --version"})
             came = sections.split(host.run(sections.script(), deadline_s=ASK_S).out)
     except (HostError, LabError) as error:
         yield HostFinding(

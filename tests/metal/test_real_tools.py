@@ -9,6 +9,7 @@ import os
 import pty
 import random
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -82,8 +83,9 @@ def serial_machine() -> Iterator[str]:
 @contextmanager
 def running(argv: list[str], tools: Files, port: int | None) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        argv, env=environment(tools), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        argv, env=environment(tools), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )  # fmt: skip
     try:
         end = time.monotonic() + 20
         while port is not None:
@@ -93,7 +95,7 @@ def running(argv: list[str], tools: Files, port: int | None) -> Iterator[subproc
             time.sleep(0.05)
         yield process
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # conserver has children
         process.wait(10)
 
 
@@ -131,7 +133,7 @@ def test_conserver(tools: Files, tmp_path: Path) -> None:
     with serial_machine() as line:
         (tmp_path / "conserver.cf").write_text(
             f"default full {{ rw *; }}\nconsole one {{ master localhost; type device; device {line}; baud 115200; "
-            f"parity none; options !hupcl, !ixon, !ixoff; include full; logfile ''; }}\n"
+            f"parity none; options !hupcl, !ixon, !ixoff; include full; logfile {tmp_path}/log; }}\n"
             f"access * {{ trusted 127.0.0.1; }}\n"
         )
         (tmp_path / "conserver.passwd").write_text("*any*:\n")
