@@ -238,16 +238,17 @@ def test_a_ratio_that_l2_writes(l1, ratio):
 
 
 @clause("tscratemsr.scale.wrmsr_tsc")
+@cases("offset", {"no_offset": 0, "offset": 1 << 44})
 @pytest.mark.dirties("L2 wrote the TSC")
-def test_l2_writes_the_tsc(l1):
-    """L2 writes 2^50 at a ratio of 4 and reads back 2^52 by the manual; L1 puts its own TSC back afterwards."""
-    guest = l1.guest(f"{wrmsr(1 << 50, TSC)}\nrdtsc\nend: vmmcall")
+def test_l2_writes_the_tsc(l1, offset):
+    """L2 writes 2^50 at a ratio of 4 and reads back 2^52 and the offset by the manual; L1 restores its own TSC."""
+    guest = l1.guest(f"{wrmsr(1 << 50, TSC)}\nrdtsc\nend: vmmcall", vmcb={"tsc_offset": offset})
     save = "rdtsc\nshl rdx, 32\nor rax, rdx\nmov r12, rax"
     restore = f"mov rax, r12\nmov rdx, r12\nshr rdx, 32\nmov ecx, {TSC:#x}\nwrmsr"
 
     one = sample(l1, guest, ratio=4 * ONE, setup=save, teardown=restore)
 
     assert one.exit.matches(code=VMEXIT.VMMCALL, rip=guest["end"])
-    ways = {"scaled": 1 << 52, "as written": 1 << 50, "ignored": 4 * one.before}
+    ways = {"scaled": (1 << 52) + offset, "as written": 1 << 50, "ignored": 4 * one.before + offset}
     seen = [name for name, start in ways.items() if 0 <= one.within - start < 4 * LONG]
     assert l1.expect(f"L2 reads back what is one of: {', '.join(ways)}", bool(seen), True)
