@@ -19,6 +19,7 @@ from harness.judge.baseline import BaselineError, Deviation, read_all
 from harness.judge.clauses import Clause
 from harness.judge.trust import TRUST
 from harness.record import FILE_NAME, Result, read
+from harness.summary.category import counted
 
 WIDTH = 110
 PARAMETERS_MAX = 24
@@ -101,7 +102,7 @@ def _machine_lines(clause: Clause) -> list[str]:
     lines = ["machines (the newest run of each in runs/):"]
     for machine, head in zip(machines, heading(machines), strict=True):
         cell = machine.cell(clause)
-        answers = f", {cell.tests} answers" if cell.state.ran else f": {cell.why}" if cell.why else ""
+        answers = f", {counted(cell.tests, 'answer')}" if cell.state.ran else f": {cell.why}" if cell.why else ""
         lines += wrapped(f"{head[4:]}: {cell.state.value}{answers}", 6, 2)
     return lines
 

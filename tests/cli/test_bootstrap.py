@@ -266,7 +266,7 @@ def test_whatever_the_file_system_refuses_is_one_line(
 def test_an_environment_that_does_not_start_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bootstrap, "ensure_venv", lambda *_: tmp_path / "venv-1" / "bin" / "python")
+    monkeypatch.setattr(bootstrap, "ensure_venv", lambda *_, **_kw: tmp_path / "venv-1" / "bin" / "python")
 
     assert bootstrap.main(["targets"]) == 2
     (told,) = capsys.readouterr().err.splitlines()

@@ -44,10 +44,10 @@ def test_a_clause(capsys: pytest.CaptureFixture[str]) -> None:
         "kvm-unit-tests",
         "test_checks_control.py::test_asid_zero_is_refused",
         "qemu-tcg, 1.0",
-        "passed, 1 answers",
+        "passed, 1 answer",
         "xen: FAIL",
     ):
-        assert said in page
+        assert said in " ".join(page.split())  # where a line breaks depends on the folder's name
     assert explain("CHK-033", capsys) == page == explain("asid_zero", capsys)
 
 
