@@ -63,7 +63,7 @@ class Pool:
         return machine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # an executor that waits keeps a core busy: not through all the tests that follow
 def pool(tmp_path_factory: pytest.TempPathFactory, built: None) -> Iterator[Pool]:
     pool = Pool(tmp_path_factory.mktemp("machines"))
     yield pool
