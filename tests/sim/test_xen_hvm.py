@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import machine
+from harness.hosts.errors import HostError
 from harness.link.link import LinkClosed
 from harness.machine.base import TargetOptions
 from harness.sim.wanted import Wanted
@@ -38,7 +39,13 @@ def shell(target: SimHost, script: str) -> list[str]:
     """What a shell on the host says."""
     connection = target._host.hold.connection if target._host else None
     assert connection is not None
-    return connection.run(script).text.splitlines()
+    try:
+        return connection.run(script).text.splitlines()
+    except HostError as error:
+        if not error.passing:
+            raise
+        # Dropbear 2022.83 closes a channel that has not begun when another one of the connection ends: the guest's.
+        return connection.run(script).text.splitlines()
 
 
 def test_a_guest_boots_from_the_disk_and_leaves_nothing(target: SimHost) -> None:
