@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.hosts.connection import Connection
 from harness.hosts.errors import HostError
-from harness.hosts.login import PASSWORD_VARIABLE
+from harness.hosts.local_command import run_here
 from harness.hosts.spec import HostSpec
-from harness.text import printable
 
 POWER_DEADLINE_S = 120.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 10.0
-OUTPUT_KEPT = 8192
 
 
 @dataclass(frozen=True)
@@ -66,27 +62,16 @@ def power_cycle(spec: HostSpec) -> str:
     assert spec.power_command is not None
     try:
         argv = shlex.split(spec.power_command)
-        # A file and not a pipe: what the command leaves running must not be waited for.
-        with tempfile.TemporaryFile() as output:
-            ran = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=POWER_DEADLINE_S,
-                env={name: value for name, value in os.environ.items() if name != PASSWORD_VARIABLE},
-            )
-            output.seek(max(output.seek(0, os.SEEK_END) - OUTPUT_KEPT, 0))
-            said = printable(output.read(OUTPUT_KEPT), OUTPUT_KEPT)
+        status, said = run_here(argv, POWER_DEADLINE_S)
     except (ValueError, IndexError) as error:
         raise HostError(f"host {spec.name}: power_command is no command: {error}") from None
     except subprocess.TimeoutExpired:
         raise HostError(f"host {spec.name}: power_command did not end within {POWER_DEADLINE_S:.0f} s") from None
     except OSError as error:
         raise HostError(f"host {spec.name}: power_command: {argv[0]}: {error.strerror}") from None
-    if ran.returncode != 0:
+    if status != 0:
         last = said.strip().splitlines()[-1:] or [""]
-        raise HostError(f"host {spec.name}: power_command ended with {ran.returncode}: {last[0][:200]}", said)
+        raise HostError(f"host {spec.name}: power_command ended with {status}: {last[0][:200]}", said)
     return said
 
 
